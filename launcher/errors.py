@@ -1,0 +1,109 @@
+"""Every error this project raises on purpose.
+
+SglEmbedError
+├── ConfigError                 the configuration is wrong; names the key         (exit status 2)
+├── ModelError                  the checkpoint or its download is unusable        (exit status 3)
+│   └── HubUnreachable          no hub answered in time
+├── EngineError                 an engine cannot start or cannot run              (exit status 4)
+│   └── WorkerDied              a worker process ended; carries the log's tail
+├── RequestError                the caller's fault
+│   ├── InvalidRequest          a field is missing, malformed or out of range
+│   ├── ContextLengthExceeded   an input is longer than the model takes, and cutting was refused
+│   ├── ModelNotFound           the request names a model that is not served
+│   └── Unauthorized            the API key is missing or unknown
+└── Unavailable                 not now; the same request may succeed later
+    ├── Overloaded              the queue is full; says when to come back
+    ├── NotReady                starting, draining, or no worker left
+    └── DeadlineExceeded        the request's time ran out
+
+What each means over HTTP is decided once, in ``launcher.gateway.errors``.
+"""
+
+from __future__ import annotations
+
+
+class SglEmbedError(Exception):
+    """Root of the tree; ``str()`` is a message for people."""
+
+
+class ConfigError(SglEmbedError):
+    pass
+
+
+class ModelError(SglEmbedError):
+    pass
+
+
+class HubUnreachable(ModelError):
+    pass
+
+
+class EngineError(SglEmbedError):
+    pass
+
+
+class WorkerDied(EngineError):
+    """A worker process ended by itself.
+
+    ``exit_code`` is negative for a signal, as in ``subprocess``; ``log_tail`` holds the last lines it printed.
+    """
+
+    def __init__(self, worker: str, exit_code: int, log_tail: str) -> None:
+        how = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit status {exit_code}"
+        super().__init__(f"{worker} ended ({how})")
+        self.worker = worker
+        self.exit_code = exit_code
+        self.log_tail = log_tail
+
+
+class RequestError(SglEmbedError):
+    """``param`` is the request field at fault, ``code`` a word that programs can test for."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class InvalidRequest(RequestError):
+    pass
+
+
+class ContextLengthExceeded(RequestError):
+    def __init__(self, index: int, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"input[{index}] has {tokens} tokens, but this model takes at most {limit}; "
+            "shorten it, or send \"truncate\": \"end\" to have it cut",
+            param="input",
+            code="context_length_exceeded",
+        )
+
+
+class ModelNotFound(RequestError):
+    def __init__(self, model: str, served: str) -> None:
+        super().__init__(
+            f"the model {model!r} does not exist here; this server serves {served!r}", param="model", code="model_not_found"
+        )
+
+
+class Unauthorized(RequestError):
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="invalid_api_key")
+
+
+class Unavailable(SglEmbedError):
+    pass
+
+
+class Overloaded(Unavailable):
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"the queue is full; try again in {retry_after_s:.0f} s")
+        self.retry_after_s = retry_after_s
+
+
+class NotReady(Unavailable):
+    pass
+
+
+class DeadlineExceeded(Unavailable):
+    pass
