@@ -73,7 +73,7 @@ class ContextLengthExceeded(RequestError):
     def __init__(self, index: int, tokens: int, limit: int) -> None:
         super().__init__(
             f"input[{index}] has {tokens} tokens, but this model takes at most {limit}; "
-            "shorten it, or send \"truncate\": \"end\" to have it cut",
+            'shorten it, or send "truncate": "end" to have it cut',
             param="input",
             code="context_length_exceeded",
         )

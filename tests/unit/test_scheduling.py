@@ -1,0 +1,163 @@
+import asyncio
+from collections import deque
+
+import numpy as np
+import pytest
+
+from launcher.engines.base import Batch
+from launcher.errors import EngineError, NotReady, Overloaded
+from launcher.scheduling.admission import Admission
+from launcher.scheduling.batcher import Batcher
+from launcher.scheduling.queue import Job, take_batch
+
+
+def inputs(*lengths: int) -> list[np.ndarray]:
+    return [np.full(length, length, np.int32) for length in lengths]
+
+
+def spans(pieces):
+    return [(piece.start, piece.stop) for piece in pieces]
+
+
+async def test_a_batch_takes_jobs_in_order_up_to_the_budget():
+    queue = deque([Job(inputs(4, 4)), Job(inputs(1)), Job(inputs(9))])
+    assert spans(take_batch(queue, 10)) == [(0, 2), (0, 1)]
+    assert spans(take_batch(queue, 10)) == [(0, 1)]
+    assert take_batch(queue, 10) == []
+
+
+async def test_a_job_larger_than_a_batch_is_split_and_keeps_its_place():
+    queue = deque([Job(inputs(6, 6, 6)), Job(inputs(1))])
+    assert spans(take_batch(queue, 12)) == [(0, 2)]
+    assert spans(take_batch(queue, 12)) == [(2, 3), (0, 1)]
+
+
+async def test_an_input_larger_than_a_batch_goes_alone():
+    queue = deque([Job(inputs(50, 1))])
+    assert spans(take_batch(queue, 10)) == [(0, 1)]
+    assert spans(take_batch(queue, 10)) == [(1, 2)]
+
+
+async def test_abandoned_jobs_are_dropped():
+    gone, stays = Job(inputs(1)), Job(inputs(2))
+    gone.done.cancel()
+    assert [piece.job for piece in take_batch(deque([gone, stays]), 10)] == [stays]
+
+
+class Recorder:
+    """An engine that returns each input's first id and length, and can be held back."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def run(self, batch: Batch) -> np.ndarray:
+        self.batches.append(batch.lengths.tolist())
+        self.entered.set()
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        starts = np.concatenate([[0], np.cumsum(batch.lengths)[:-1]])
+        return np.stack([batch.ids[starts], batch.lengths], axis=1).astype(np.float32)
+
+
+@pytest.fixture
+async def engine():
+    return Recorder()
+
+
+@pytest.fixture
+async def batcher(engine):
+    batcher = Batcher(engine.run, slots=1, max_batch_tokens=10, on_batch=lambda *_: None)
+    batcher.start()
+    yield batcher
+    await batcher.stop()
+
+
+async def test_vectors_come_back_in_the_order_of_the_inputs(batcher, engine):
+    job = await batcher.encode(inputs(6, 3, 6, 1, 6))
+    assert job.vectors[:, 1].tolist() == [6, 3, 6, 1, 6]
+    assert len(engine.batches) == 3
+
+
+async def test_what_queues_while_the_engine_is_busy_goes_as_one_batch(batcher, engine):
+    engine.gate.clear()
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(batcher.encode(inputs(2)))
+        await engine.entered.wait()
+        others = [group.create_task(batcher.encode(inputs(2))) for _ in range(4)]
+        await asyncio.sleep(0)
+        engine.gate.set()
+    assert engine.batches == [[2], [2, 2, 2, 2]]
+    assert first.result().queue_s <= others[0].result().queue_s
+
+
+async def test_a_failed_batch_fails_its_jobs_and_not_the_batcher(batcher, engine):
+    engine.error = EngineError("broken")
+    with pytest.raises(EngineError, match="broken"):
+        await batcher.encode(inputs(1))
+    engine.error = None
+    assert (await batcher.encode(inputs(1))).vectors.shape == (1, 2)
+    assert batcher.unready_reason() is None
+
+
+async def test_work_of_a_cancelled_caller_is_not_run(batcher, engine):
+    engine.gate.clear()
+    running = asyncio.create_task(batcher.encode(inputs(1)))
+    await engine.entered.wait()
+    abandoned = asyncio.create_task(batcher.encode(inputs(7)))
+    await asyncio.sleep(0)
+    abandoned.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await abandoned
+    engine.gate.set()
+    await running
+    await batcher.encode(inputs(2))
+    assert engine.batches == [[1], [2]]
+
+
+async def test_stopping_answers_everyone(engine):
+    batcher = Batcher(engine.run, slots=1, max_batch_tokens=10, on_batch=lambda *_: None)
+    batcher.start()
+    engine.gate.clear()
+    running = asyncio.create_task(batcher.encode(inputs(1)))
+    await engine.entered.wait()
+    waiting = asyncio.create_task(batcher.encode(inputs(1)))
+    await asyncio.sleep(0)
+    await batcher.stop()
+    for task in (running, waiting):
+        with pytest.raises(NotReady):
+            await task
+
+
+async def test_a_dead_pump_is_reported(engine):
+    def broken(*_: object) -> None:
+        raise ValueError("a bug")
+
+    batcher = Batcher(engine.run, slots=1, max_batch_tokens=10, on_batch=broken)
+    batcher.start()
+    await batcher.encode(inputs(1))
+    async with asyncio.timeout(1):
+        while batcher.unready_reason() is None:
+            await asyncio.sleep(0)
+    assert "ended unexpectedly" in batcher.unready_reason()
+
+
+def test_admission_refuses_beyond_the_limit_and_never_when_idle():
+    admission = Admission(max_tokens=10)
+    with admission.admit(1000):
+        assert admission.tokens_in_flight == 1000
+        with pytest.raises(Overloaded), admission.admit(1):
+            pass
+    assert admission.tokens_in_flight == 0
+
+
+def test_retry_after_is_the_time_the_excess_needs():
+    admission = Admission(max_tokens=100)
+    admission.observe(tokens=50, seconds=1.0)
+    with admission.admit(100), pytest.raises(Overloaded) as refused, admission.admit(200):
+        pass
+    assert refused.value.retry_after_s == pytest.approx(200 / 50)
