@@ -1,0 +1,172 @@
+"""The whole path of an input: tokens → cache → admission → batch → vector. The only file that knows all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from launcher.cache.memory import MemoryCache, NoCache
+from launcher.config.schema import Truncate
+from launcher.embedding.model import Role, ServedModel
+from launcher.embedding.tokens import TokenizedInput, Tokenizer
+from launcher.engines.base import Vectors
+from launcher.errors import DeadlineExceeded, InvalidRequest
+from launcher.scheduling.admission import Admission
+from launcher.scheduling.batcher import Batcher
+from launcher.telemetry.hooks import Hooks
+
+# Below this, handing the text to a thread costs more than tokenizing it.
+INLINE_CHARACTERS = 2000
+
+Inputs = Sequence[str] | Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedCall:
+    """One request's inputs and wishes; ``None`` leaves a choice to the server."""
+
+    inputs: Inputs
+    role: Role | None = None
+    truncate: Truncate | None = None
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """``vectors``: float32 [n_inputs, dimensions], unit length, in the order of the inputs.
+
+    ``prompt_tokens`` counts what was really processed, special tokens included; ``truncated`` counts inputs that were cut.
+    """
+
+    vectors: Vectors
+    prompt_tokens: int
+    truncated: int
+    cache: Literal["hit", "partial", "miss"]
+    tokenization_s: float
+    queue_s: float
+    inference_s: float
+
+
+class EmbeddingService:
+    def __init__(
+        self,
+        *,
+        model: ServedModel,
+        tokenizer: Tokenizer,
+        cache: MemoryCache | NoCache,
+        admission: Admission,
+        batcher: Batcher,
+        hooks: Hooks,
+        truncate: Truncate,
+        max_tokens_per_request: int,
+        request_timeout_s: float,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._cache = cache
+        self._admission = admission
+        self._batcher = batcher
+        self._hooks = hooks
+        self._truncate: Truncate = truncate
+        self._max_tokens_per_request = max_tokens_per_request
+        self._request_timeout_s = request_timeout_s
+
+    async def embed(self, call: EmbedCall) -> Embedded:
+        """Raises ``RequestError`` where the call is wrong and ``Unavailable`` where it cannot be done now."""
+        dimensions = self._dimensions(call.dimensions)
+        started = time.perf_counter()
+        tokenized = await self.tokenize(call.inputs, call.role, call.truncate)
+        tokenization_s = time.perf_counter() - started
+        tokens = self._count_tokens(tokenized)
+
+        vectors: list[Vectors | None] = [self._cache.get(item.ids) for item in tokenized]
+        missing = [i for i, vector in enumerate(vectors) if vector is None]
+        queue_s = inference_s = 0.0
+        if missing:
+            fresh, queue_s, inference_s = await self._encode([tokenized[i] for i in missing])
+            if len(missing) == len(vectors):
+                joined = fresh
+            else:
+                for i, vector in zip(missing, fresh, strict=True):
+                    vectors[i] = vector
+        if len(missing) < len(vectors):
+            joined = np.stack([vector for vector in vectors if vector is not None])
+
+        truncated = sum(item.truncated for item in tokenized)
+        self._hooks.stage("tokenize", tokenization_s)
+        self._hooks.stage("queue", queue_s)
+        self._hooks.stage("inference", inference_s)
+        self._hooks.inputs(len(tokenized), tokens, truncated, len(tokenized) - len(missing))
+        return Embedded(
+            vectors=joined if dimensions == self._model.dimensions else shorten(joined, dimensions),
+            prompt_tokens=tokens,
+            truncated=truncated,
+            cache="hit" if not missing else "miss" if len(missing) == len(tokenized) else "partial",
+            tokenization_s=tokenization_s,
+            queue_s=queue_s,
+            inference_s=inference_s,
+        )
+
+    async def tokenize(self, inputs: Inputs, role: Role | None, truncate: Truncate | None) -> Sequence[TokenizedInput]:
+        """Token ids as the model will see them: prompt applied, special tokens in place, cut to the limit."""
+        truncate = truncate or self._truncate
+        prompt = self._model.prompts.get(role, "") if role else ""
+        texts = [prompt + text for text in inputs if isinstance(text, str)]
+        if texts:
+            if sum(map(len, texts)) <= INLINE_CHARACTERS:
+                return self._tokenizer.encode(texts, truncate)
+            return await asyncio.to_thread(self._tokenizer.encode, texts, truncate)
+        if prompt:
+            raise InvalidRequest(
+                f"a {role} is given as text, because the model's prompt goes before it; "
+                "send text, or put the prompt's ids in front yourself and leave out the role",
+                param="input",
+            )
+        return [self._tokenizer.check_ids(ids, i, truncate) for i, ids in enumerate(inputs) if not isinstance(ids, str)]
+
+    async def _encode(self, tokenized: Sequence[TokenizedInput]) -> tuple[Vectors, float, float]:
+        ids = [item.ids for item in tokenized]
+        with self._admission.admit(sum(map(len, ids))):
+            try:
+                async with asyncio.timeout(self._request_timeout_s):
+                    job = await self._batcher.encode(ids)
+            except TimeoutError:
+                raise DeadlineExceeded(f"the request was not finished within {self._request_timeout_s:g} s") from None
+        if self._cache.enabled:
+            for key, vector in zip(ids, job.vectors, strict=True):
+                self._cache.put(key, vector)
+        return job.vectors, job.queue_s, job.inference_s
+
+    def _count_tokens(self, tokenized: Sequence[TokenizedInput]) -> int:
+        tokens = sum(len(item.ids) for item in tokenized)
+        if tokens > self._max_tokens_per_request:
+            raise InvalidRequest(
+                f"input: {tokens} tokens in one request, but this server takes at most {self._max_tokens_per_request}; "
+                "send it in several requests",
+                param="input",
+            )
+        return tokens
+
+    def _dimensions(self, wanted: int | None) -> int:
+        native, smaller = self._model.dimensions, self._model.matryoshka_dimensions
+        if wanted is None or wanted == native:
+            return native
+        if wanted in smaller:
+            return wanted
+        allowed = ", ".join(map(str, sorted({*smaller, native})))
+        raise InvalidRequest(f"dimensions: {wanted} is not a size of this model, which has {allowed}", param="dimensions")
+
+
+def shorten(vectors: Vectors, dimensions: int) -> Vectors:
+    """Cut Matryoshka vectors to their first ``dimensions`` numbers and bring them back to unit length.
+
+    https://arxiv.org/abs/2205.13147, section 3.
+    """
+    cut = vectors[:, :dimensions]
+    shortened: Vectors = cut / np.linalg.norm(cut, axis=1, keepdims=True)
+    return shortened

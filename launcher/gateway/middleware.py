@@ -1,0 +1,85 @@
+"""Around every request: its id, its key, its line in the log, and the last catch for our own bugs. Pure ASGI."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from uuid import uuid4
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from launcher.errors import Unauthorized
+from launcher.gateway.auth import KeyCheck
+from launcher.gateway.errors import error_response, internal_error
+
+log = logging.getLogger("launcher.access")
+
+ACCEPTED_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+# Probes and scrapers carry no key; the documentation holds nothing to protect.
+OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/metrics", "/openapi.json", "/docs"})
+QUIET_PATHS = frozenset({"/live", "/ready", "/health", "/metrics"})
+
+
+class RequestContext:
+    """Gives each request an id (the caller's, where it sent a usable one), a log line, and an answer to every failure."""
+
+    def __init__(self, app: ASGIApp, fingerprint: str) -> None:
+        self._app = app
+        self._fingerprint = fingerprint.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id),
+                    (b"x-model-fingerprint", self._fingerprint),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            log.exception("request %s failed: a bug", request_id.decode())
+            if status:
+                raise
+            await internal_error("something went wrong inside the server")(scope, receive, send_with_headers)
+        level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
+        if log.isEnabledFor(level):
+            ms = (time.perf_counter() - started) * 1e3
+            who = scope.get("key_name", "-")
+            log.log(level, "%s %s %d %.1fms key=%s id=%s", scope["method"], scope["path"], status, ms, who, request_id.decode())
+
+
+def _request_id(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and ACCEPTED_ID.fullmatch(value):
+            return bytes(value)
+    return uuid4().hex.encode()
+
+
+class RequireKey:
+    """Answers 401 unless the request carries a known API key."""
+
+    def __init__(self, app: ASGIApp, keys: KeyCheck) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] not in OPEN_PATHS and not scope["path"].startswith("/docs/"):
+            header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+            try:
+                scope["key_name"] = self._keys.name_of(header.decode("latin-1"))
+            except Unauthorized as error:
+                await error_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

@@ -1,0 +1,41 @@
+"""What operators and probes call. None of it waits for the engine, so each answers at any load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from launcher.errors import NotReady
+from launcher.gateway.errors import error_response, json_response
+from launcher.gateway.readiness import Readiness
+
+
+class OpsRoutes:
+    def __init__(self, readiness: Readiness, render_metrics: Callable[[], bytes], metrics_content_type: str) -> None:
+        self._readiness = readiness
+        self._render_metrics = render_metrics
+        self._metrics_content_type = metrics_content_type
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/live", self._live),
+            Route("/ready", self._ready),
+            Route("/health", self._ready),
+            Route("/metrics", self._metrics),
+        ]
+
+    async def _live(self, request: Request) -> Response:
+        return json_response(orjson.dumps({"status": "ok"}))
+
+    async def _ready(self, request: Request) -> Response:
+        reason = self._readiness.reason()
+        if reason is None:
+            return json_response(orjson.dumps({"status": "ok"}))
+        return error_response(NotReady(reason))
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self._render_metrics(), media_type=self._metrics_content_type)

@@ -1,0 +1,73 @@
+"""What happened, as Prometheus metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from launcher.telemetry.hooks import Stage
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+POWERS_OF_FOUR = tuple(4.0**n for n in range(9))
+
+
+class Metrics:
+    """Implements ``Hooks``. All series without a free label exist at 0 from the first scrape on."""
+
+    def __init__(self, model_info: Mapping[str, str], tokens_in_flight: Callable[[], float], ready: Callable[[], bool]) -> None:
+        self._registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"embedding_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"embedding_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self._offered = counter("requests_offered", "Requests that arrived, refused ones included.", "task")
+        self._requests = counter("requests", "Requests answered.", "task", "status")
+        self._duration = histogram("request_duration_seconds", "From the request's head to the reply's end.", SECONDS, "task")
+        self._stages = histogram("stage_duration_seconds", "Time of one request in one stage.", SECONDS, "stage")
+        self._inputs = counter("inputs", "Inputs answered.")
+        self._tokens = counter("tokens", "Tokens of answered inputs, special tokens included.")
+        self._truncated = counter("truncated_inputs", "Inputs cut to the model's limit.")
+        self._cached = counter("cached_inputs", "Inputs answered from the cache.")
+        self._batch_inputs = histogram("batch_inputs", "Inputs in one engine batch.", POWERS_OF_FOUR)
+        self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch.", POWERS_OF_FOUR)
+        self._batch_duration = histogram("batch_duration_seconds", "Time of one engine batch.", SECONDS)
+        Info("embedding_model", "The vector space served.", registry=registry).info(dict(model_info))
+        Gauge("embedding_tokens_in_flight", "Tokens waiting or running.", registry=registry).set_function(tokens_in_flight)
+        Gauge("embedding_ready", "1 while new requests are taken.", registry=registry).set_function(lambda: float(ready()))
+        for stage in get_args(Stage):
+            self._stages.labels(stage)
+        for task in ("embeddings", "tokenize"):
+            self._offered.labels(task)
+            self._requests.labels(task, "200")
+            self._duration.labels(task)
+
+    def offered(self, task: str) -> None:
+        self._offered.labels(task).inc()
+
+    def answered(self, task: str, status: int, seconds: float) -> None:
+        self._requests.labels(task, str(status)).inc()
+        self._duration.labels(task).observe(seconds)
+
+    def stage(self, stage: Stage, seconds: float) -> None:
+        self._stages.labels(stage).observe(seconds)
+
+    def inputs(self, count: int, tokens: int, truncated: int, cached: int) -> None:
+        self._inputs.inc(count)
+        self._tokens.inc(tokens)
+        self._truncated.inc(truncated)
+        self._cached.inc(cached)
+
+    def batch(self, inputs: int, tokens: int, seconds: float) -> None:
+        self._batch_inputs.observe(inputs)
+        self._batch_tokens.observe(tokens)
+        self._batch_duration.observe(seconds)
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
