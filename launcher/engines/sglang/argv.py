@@ -1,0 +1,117 @@
+"""From the facts of a worker to the command line and environment of its SGLang process; pure functions.
+
+SGLang's defaults are made for text generation. What each rule prevents is said next to it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from launcher.config.schema import Pooling
+from launcher.engines.sglang.packing import packed_limit
+
+# SGLang refuses a request of context length - 7 tokens or more (scheduler, max_req_input_len).
+RESERVED_TOKENS = 8
+# Two batches are in flight per worker; the rest is for requests whose caller went away.
+MAX_RUNNING_REQUESTS = 8
+# Longer than any client keeps an idle connection, so that the worker is never the one to close it.
+KEEP_ALIVE_S = 3600
+CONFIG_OVERRIDES = {
+    # bert-base-chinese calls itself BertForMaskedLM, for which SGLang has no class.
+    "architectures": ["BertModel"],
+    # An encoder has no use for a KV pool, but SGLang always makes one, of layers x heads x head_dim. It is shown the smallest
+    # (at 16384 tokens of bge-large 25 MB and not 3 GB); the encoder itself reads neither key.
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """One SGLang process on one device.
+
+    ``python`` None is the one running this. ``gpu`` is an entry of CUDA_VISIBLE_DEVICES (an index or a UUID), None on a CPU.
+    ``mem_fraction`` is the share of the device's memory that SGLang may take.
+    """
+
+    model_folder: Path
+    dtype: Literal["float32", "bfloat16", "float16"]
+    device: Literal["cpu", "cuda"]
+    pooling: Pooling
+    max_batch_tokens: int
+    gpu: str | None = None
+    mem_fraction: float = 0.5
+    python: str | None = None
+    allow_untested_version: bool = False
+    extra_args: tuple[str, ...] = ()
+
+
+def worker_argv(spec: WorkerSpec, *, port: int | str) -> list[str]:
+    """The command that starts this worker; ``extra_args`` come last, so that they win."""
+    return [
+        *(spec.python or sys.executable, "-m", "sglang.launch_server"),
+        *("--model-path", str(spec.model_folder)),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--device", spec.device, "--dtype", spec.dtype),
+        *_encoder_args(),
+        *_size_args(spec),
+        *("--json-model-override-args", json.dumps(CONFIG_OVERRIDES)),
+        # The self-test at start-up takes its place; SGLang's own sends a request that is not packed.
+        "--skip-server-warmup",
+        # At "info" each batch and each HTTP request is a line.
+        *("--log-level", "warning"),
+        *spec.extra_args,
+    ]
+
+
+def worker_env(spec: WorkerSpec) -> dict[str, str]:
+    """What this worker needs in its environment beyond what it inherits."""
+    env = {
+        # The encoder that takes the place of SGLang's own BertModel, and how it pools. (Not SGL_…: SGLang renames such
+        # variables, with a warning from each process.)
+        "SGLANG_EXTERNAL_MODEL_PACKAGE": "launcher.engines.sglang.plugin.models",
+        "SGLEMBED_POOLING": spec.pooling,
+        # A packed batch is longer than a text may be.
+        "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1",
+        # With msgpack between its processes SGLang would refuse an embedding that is a string.
+        "SGLANG_USE_PICKLE_IPC": "1",
+        "SGLANG_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S),
+        "CUDA_VISIBLE_DEVICES": spec.gpu or "",
+        # The model is a local folder: nothing is to be looked up.
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if spec.allow_untested_version:
+        env["SGLEMBED_ALLOW_UNTESTED"] = "1"
+    return env
+
+
+def _encoder_args() -> tuple[str, ...]:
+    return (
+        "--is-embedding",
+        # Both cut a text in two, and a BERT encoder must see all of it: wrong vectors without a word.
+        *("--disable-radix-cache", "--chunked-prefill-size", "-1"),
+        # Ids only, and results skip the detokenizer process.
+        "--skip-tokenizer-init",
+        # The model does its own attention; this backend prepares nothing and runs on every device.
+        *("--attention-backend", "torch_native"),
+        *("--cuda-graph-backend-decode", "disabled", "--cuda-graph-backend-prefill", "disabled"),
+    )
+
+
+def _size_args(spec: WorkerSpec) -> tuple[str, ...]:
+    longest = packed_limit(spec.max_batch_tokens) + RESERVED_TOKENS
+    return (
+        *("--context-length", str(longest)),
+        # Without this the KV pool of a 2-layer model takes 16 GB.
+        *("--max-total-tokens", str(longest)),
+        # With chunking off, SGLang derives a negative share on a CPU and dies.
+        *("--mem-fraction-static", str(spec.mem_fraction)),
+        # The most that several requests may add up to in one forward; a single one may be longer.
+        *("--max-prefill-tokens", str(spec.max_batch_tokens)),
+        *("--max-running-requests", str(MAX_RUNNING_REQUESTS)),
+    )

@@ -1,0 +1,54 @@
+"""SGLang as an engine: batches go to the worker with the fewest in flight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from launcher.engines.base import Batch, Vectors
+from launcher.engines.sglang.client import WorkerClient
+from launcher.errors import NotReady
+
+# One running and one prepared.
+SLOTS_PER_WORKER = 2
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    client: WorkerClient
+    in_flight: int = 0
+
+
+class SglangEngine:
+    """Encodes on whichever of ``workers`` processes are there; who starts and ends them tells ``add`` and ``remove``."""
+
+    def __init__(self, *, max_batch_tokens: int, workers: int) -> None:
+        self.slots = SLOTS_PER_WORKER * workers
+        self.max_batch_tokens = max_batch_tokens
+        self._workers: dict[str, _Worker] = {}
+
+    def add(self, client: WorkerClient) -> None:
+        """Send batches to this worker too; the client is the engine's from now on."""
+        self._workers[client.url] = _Worker(client)
+
+    async def remove(self, url: str) -> None:
+        """Send no more batches there; those on their way end with ``NotReady``."""
+        worker = self._workers.pop(url, None)
+        if worker is not None:
+            await worker.client.close()
+
+    async def run(self, batch: Batch) -> Vectors:
+        if not self._workers:
+            raise NotReady("no SGLang worker is ready")
+        worker = min(self._workers.values(), key=lambda candidate: candidate.in_flight)
+        worker.in_flight += 1
+        try:
+            return await worker.client.encode(batch)
+        finally:
+            worker.in_flight -= 1
+
+    def unready_reason(self) -> str | None:
+        return None if self._workers else "no SGLang worker is ready"
+
+    async def stop(self) -> None:
+        for url in list(self._workers):
+            await self.remove(url)

@@ -1,0 +1,55 @@
+"""Attention within each text of a packed batch; nothing is padded and no text sees another.
+
+Both take query, key and value as [n_tokens, heads, head_dim] and return the same shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from launcher.engines.sglang.plugin.segments import Segments
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def attention_for(segments: Segments, weight: torch.Tensor) -> Attend:
+    """The kernel for these texts on ``weight``'s device; what all layers share is computed here, once."""
+    if weight.is_cuda and weight.dtype in (torch.float16, torch.bfloat16):
+        return varlen_attention(segments, weight.device)
+    return grouped_attention(segments)
+
+
+def grouped_attention(segments: Segments) -> Attend:
+    """One call per distinct length: neighbours of equal length are a rectangle, so a view and not a copy."""
+    lengths, counts = np.unique(segments.lengths, return_counts=True)
+    groups = list(zip(lengths.tolist(), counts.tolist(), strict=True))
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        context = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        start = 0
+        for length, count in groups:
+            rows = slice(start, start + length * count)
+            q, k, v = (x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (query, key, value))
+            context[rows].unflatten(0, (count, length)).copy_(scaled_dot_product_attention(q, k, v).transpose(1, 2))
+            start = rows.stop
+        return context
+
+    return attend
+
+
+def varlen_attention(segments: Segments, device: torch.device) -> Attend:
+    """FlashAttention over all texts at once; half precision on CUDA only, in torch from 2.11 on."""
+    # Not at the top: the module is missing in CPU builds of older versions of torch.
+    from torch.nn.attention.varlen import varlen_attn
+
+    bounds = torch.from_numpy(segments.bounds.astype(np.int32)).to(device, non_blocking=True)
+    longest = int(segments.lengths[-1])
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return varlen_attn(query, key, value, bounds, bounds, longest, longest)
+
+    return attend
