@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -314,14 +315,15 @@ def test_the_digest_covers_what_decides_a_vector(folder: Path) -> None:
     assert digest() == first
 
     seen = {first}
-    for change in (
+    changes: list[Callable[[], None]] = [
         lambda: edit(folder / "config.json", layer_norm_eps=1e-5),
         lambda: edit(folder / "tokenizer.json", version="1.1"),
         lambda: edit(folder / "tokenizer_config.json", do_lower_case=False),
         lambda: edit(folder / "sentence_bert_config.json", max_seq_length=30),
         lambda: set_pooling(folder, pooling_mode="mean"),
         lambda: flip_last_byte(folder / "model.safetensors"),
-    ):
+    ]
+    for change in changes:
         change()
         seen.add(digest())
     assert len(seen) == 7
