@@ -84,6 +84,8 @@ def worker_env(spec: WorkerSpec) -> dict[str, str]:
         # The model is a local folder: nothing is to be looked up.
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
+        # SGLang warns of kernels that a device lacks and that no encoder calls.
+        "PYTHONWARNINGS": "ignore",
     }
     if spec.allow_untested_version:
         env["SGLEMBED_ALLOW_UNTESTED"] = "1"

@@ -1,0 +1,131 @@
+"""Starts SGLang workers, tests each before it serves, and watches them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from launcher.engines.base import Batch, Vectors
+from launcher.engines.sglang.argv import WorkerSpec, worker_argv, worker_env
+from launcher.engines.sglang.client import WorkerClient
+from launcher.engines.sglang.engine import SglangEngine
+from launcher.errors import EngineError, NotReady
+from launcher.supervisor.process import WorkerProcess, free_ports
+
+log = logging.getLogger("launcher.supervisor")
+
+POLL_INTERVAL_S = 0.2
+# SGLang looks for the signal every 5 s once it has served a request.
+STOP_TIMEOUT_S = 10.0
+# How long after a broken connection the process may take to be seen dead.
+DEATH_NOTICE_S = 3.0
+
+SelfTest = Callable[[Callable[[Batch], Awaitable[Vectors]]], Awaitable[None]]
+
+
+class Supervisor:
+    """Keeps one process per spec and adds each to ``engine`` once ``self_test`` passed on it.
+
+    ``start_timeout_s`` counts from process start to a passed self-test.
+    """
+
+    def __init__(
+        self, specs: Sequence[WorkerSpec], engine: SglangEngine, self_test: SelfTest, *, start_timeout_s: float
+    ) -> None:
+        self._specs = specs
+        self._engine = engine
+        self._self_test = self_test
+        self._start_timeout_s = start_timeout_s
+        self._processes: list[WorkerProcess] = []
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Start all workers, call ``on_ready``, and watch until cancelled; every process has ended on return.
+
+        Raises ``WorkerDied`` as soon as a worker ends, ``EngineError`` where one cannot start, is too slow or gives wrong
+        vectors.
+        """
+        try:
+            await self._start_all()
+            on_ready()
+            await self._watch()
+        finally:
+            await self._stop_all()
+
+    async def _start_all(self) -> None:
+        ports = free_ports(len(self._specs))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, (spec, port) in enumerate(zip(self._specs, ports, strict=True)):
+                    group.create_task(self._start(f"worker {number}", spec, port))
+        except ExceptionGroup as failures:
+            # The first to fail is the cause; the others were cancelled for it.
+            raise failures.exceptions[0] from None
+
+    async def _watch(self) -> None:
+        deaths = [asyncio.create_task(process.exited()) for process in self._processes]
+        try:
+            first, _ = await asyncio.wait(deaths, return_when=asyncio.FIRST_COMPLETED)
+            raise first.pop().result()
+        finally:
+            for death in deaths:
+                death.cancel()
+
+    async def _stop_all(self) -> None:
+        await self._engine.stop()
+        await asyncio.gather(*(process.stop(STOP_TIMEOUT_S) for process in self._processes))
+
+    async def _start(self, name: str, spec: WorkerSpec, port: int) -> None:
+        process = WorkerProcess(
+            name, worker_argv(spec, port=port), worker_env(spec), lambda line: log.info("%s: %s", name, line)
+        )
+        self._processes.append(process)
+        log.info("%s: starting SGLang (takes 25-60 s)", name)
+        await process.start()
+        client = WorkerClient(f"http://127.0.0.1:{port}")
+        try:
+            async with asyncio.timeout(self._start_timeout_s):
+                await self._timed(f"{name}: model loaded", unless_dead(process, until_ready(client)))
+                await self._timed(f"{name}: self-test passed", unless_dead(process, self._self_test(client.encode)))
+        except BaseException as error:
+            await client.close()
+            if isinstance(error, TimeoutError):
+                raise EngineError(self._too_slow(process)) from None
+            raise
+        self._engine.add(client)
+
+    async def _timed(self, done: str, work: Coroutine[Any, Any, None]) -> None:
+        started = time.perf_counter()
+        await work
+        log.info("%s in %.1f s", done, time.perf_counter() - started)
+
+    def _too_slow(self, process: WorkerProcess) -> str:
+        return (
+            f"{process.name} was not ready within {self._start_timeout_s:g} s (engine.sglang.start_timeout_s); "
+            f"the last it printed:\n{process.tail}"
+        )
+
+
+async def until_ready(client: WorkerClient) -> None:
+    while not await client.ready():  # noqa: ASYNC110 - the event is in another process
+        await asyncio.sleep(POLL_INTERVAL_S)
+
+
+async def unless_dead(process: WorkerProcess, work: Awaitable[None]) -> None:
+    """Wait for ``work``; raises ``WorkerDied`` as soon as the process ends."""
+    working = asyncio.ensure_future(work)
+    death = asyncio.create_task(process.exited())
+    try:
+        await asyncio.wait({working, death}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done() and isinstance(working.exception(), NotReady):
+            # The connection broke first; why is known a moment later.
+            await asyncio.wait({death}, timeout=DEATH_NOTICE_S)
+        if death.done():
+            raise death.result()
+        working.result()
+    finally:
+        working.cancel()
+        death.cancel()
+        await asyncio.gather(working, death, return_exceptions=True)
