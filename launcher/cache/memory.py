@@ -7,7 +7,7 @@ from collections import OrderedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from launcher.engines.base import Vectors
+Vectors = NDArray[np.float32]
 
 # Dictionary slot, two object headers and the array's own: measured with sys.getsizeof on CPython 3.11.
 ENTRY_OVERHEAD_BYTES = 350
