@@ -1,0 +1,75 @@
+"""A loaded model: batches in, unit vectors out, on the calling thread."""
+
+from __future__ import annotations
+
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from launcher.engines.base import Batch, Vectors
+from launcher.engines.openvino.graph import build_bert
+from launcher.engines.openvino.pooling import pool
+from launcher.engines.openvino.rows import Run, arrange, fill
+from launcher.engines.openvino.threads import usable_threads
+from launcher.engines.openvino.weights import MappedWeights
+from launcher.errors import EngineError
+from launcher.models.checkpoint import Checkpoint
+
+PRECISIONS = {"float32": ov.Type.f32, "bfloat16": ov.Type.bf16}
+
+
+class Encoder:
+    """``encode`` may be called from ``concurrent_calls`` threads at once; OpenVINO computes one after the other."""
+
+    def __init__(self, checkpoint: Checkpoint, *, dtype: str, threads: int, concurrent_calls: int) -> None:
+        """Raises ``ModelError`` where the checkpoint is unusable, ``EngineError`` where OpenVINO cannot take it."""
+        self._pooling = checkpoint.pooling
+        self._dimensions = checkpoint.dimensions
+        # Kept: OpenVINO goes on reading the mapping, and Python must not end it.
+        self._weights = MappedWeights(checkpoint.weights)
+        graph = build_bert(checkpoint.shape, self._weights)
+        try:
+            compiled = ov.Core().compile_model(graph, "CPU", compile_options(dtype, threads))
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot compile the model: {error}") from error
+        # An infer request holds the tensors of one call.
+        self._idle_requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(concurrent_calls):
+            self._idle_requests.put(compiled.create_infer_request())
+        self.encode(Batch(np.zeros(1, np.int32), np.ones(1, np.int32)))
+        # That call has laid the weights out for the CPU in memory of OpenVINO's own; the mapped ones have done their part.
+        self._weights.forget_pages()
+
+    def encode(self, batch: Batch) -> Vectors:
+        """As ``Engine.run``."""
+        offsets = np.cumsum(batch.lengths) - batch.lengths
+        vectors = np.empty((len(batch.lengths), self._dimensions), np.float32)
+        request = self._idle_requests.get()
+        try:
+            for run in arrange(batch.lengths.tolist()):
+                vectors[run.inputs] = self._encode_run(request, run, batch, offsets)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed on {len(batch.lengths)} inputs of {len(batch.ids)} tokens: {error}") from error
+        finally:
+            self._idle_requests.put(request)
+        return vectors
+
+    def _encode_run(self, request: Any, run: Run, batch: Batch, offsets: np.ndarray) -> Vectors:
+        # Shared: OpenVINO reads and writes numpy's memory as it is; pooling copies what is kept.
+        (hidden,) = request.infer(fill(run, batch, offsets), share_inputs=True, share_outputs=True).values()
+        return pool(self._pooling, hidden, run.starts, run.lengths)
+
+
+def compile_options(dtype: str, threads: int) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
+        # All threads on one batch: the shortest wait, and continuous batching brings the throughput.
+        "PERFORMANCE_HINT": "LATENCY",
+        # Threads tied to cores would queue up behind another process that ties its own to the same.
+        "ENABLE_CPU_PINNING": False,
+    }
+    if limit := usable_threads(threads):
+        options["INFERENCE_NUM_THREADS"] = limit
+    return options

@@ -1,0 +1,45 @@
+"""The engine that runs in the server's own process, on the CPU."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from launcher.engines.base import Batch, Vectors
+from launcher.engines.openvino.encoder import Encoder
+from launcher.errors import NotReady
+from launcher.models.checkpoint import Checkpoint
+
+
+class OpenVinoEngine:
+    """``start`` it before ``run``. Work happens in threads; OpenVINO lets go of Python's lock while it computes."""
+
+    # While one batch is computed, the next is laid out and waits its turn inside OpenVINO.
+    slots = 2
+
+    def __init__(self, checkpoint: Checkpoint, *, dtype: str, threads: int, max_batch_tokens: int) -> None:
+        """``dtype`` is "float32" or "bfloat16", see ``resolve_dtype``. ``threads``: 0 for as many as the process may use."""
+        self.max_batch_tokens = max_batch_tokens
+        self._load = partial(Encoder, checkpoint, dtype=dtype, threads=threads, concurrent_calls=self.slots)
+        self._threads = ThreadPoolExecutor(self.slots, thread_name_prefix="openvino")
+        self._encoder: Encoder | None = None
+        self._unready_reason: str | None = "the model is being loaded"
+
+    async def start(self) -> None:
+        """Load the model. Raises ``ModelError`` where the checkpoint is unusable, ``EngineError`` where OpenVINO fails."""
+        self._encoder = await asyncio.get_running_loop().run_in_executor(self._threads, self._load)
+        self._unready_reason = None
+
+    async def run(self, batch: Batch) -> Vectors:
+        if self._unready_reason or self._encoder is None:
+            raise NotReady(self._unready_reason or "the engine has not started")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._encoder.encode, batch)
+
+    def unready_reason(self) -> str | None:
+        return self._unready_reason
+
+    async def stop(self) -> None:
+        self._unready_reason = "the engine has stopped"
+        await asyncio.to_thread(self._threads.shutdown)
+        self._encoder = None

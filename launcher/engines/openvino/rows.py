@@ -1,0 +1,103 @@
+"""How the inputs of a batch are laid side by side into rows of equal width, with little left empty.
+
+Inputs share a row and do not see each other there, so short ones fill what long ones leave.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launcher.engines.base import Batch
+
+# Short inputs are laid together up to this width: wide enough to fill well, narrow enough for attention to stay cheap.
+SHARED_WIDTH = 128
+# Bounds the memory of one run; more tokens at once make it no faster.
+MAX_RUN_TOKENS = 2048
+# A row that would stay emptier than this starts a run of its own: a run costs about as much as so many tokens.
+MAX_EMPTY = 32
+NO_SEGMENT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One pass through the graph.
+
+    ``inputs`` are indices into the batch; ``starts`` and ``lengths`` say where each lies in the flattened rows, ascending.
+    """
+
+    rows: int
+    width: int
+    inputs: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    lengths: NDArray[np.intp]
+
+
+def arrange(lengths: Sequence[int]) -> list[Run]:
+    """Lay inputs of these lengths into runs; each input is in exactly one."""
+    remaining = _Remaining(lengths)
+    runs = []
+    row = remaining.take(max(SHARED_WIDTH, max(lengths)))
+    while row:
+        width = round_up(sum(lengths[i] for i in row))
+        rows = [row]
+        while row := remaining.take(width):
+            used = sum(lengths[i] for i in row)
+            if width - used > MAX_EMPTY or (len(rows) + 1) * width > MAX_RUN_TOKENS:
+                break
+            rows.append(row)
+        runs.append(_lay_out(rows, width, lengths))
+    return runs
+
+
+def round_up(tokens: int) -> int:
+    """Widths come in steps, because each new one costs building kernels; small ones in small steps, where it shows."""
+    step = 4 if tokens <= 64 else 8 if tokens <= 128 else 16
+    return -(-tokens // step) * step
+
+
+class _Remaining:
+    """Inputs not laid out yet, shortest first."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._inputs = sorted(range(len(lengths)), key=lengths.__getitem__)
+        self._lengths = [lengths[i] for i in self._inputs]
+
+    def take(self, width: int) -> list[int]:
+        """Fill one row, each time with the longest that still fits."""
+        row: list[int] = []
+        while fitting := bisect_right(self._lengths, width):
+            width -= self._lengths.pop(fitting - 1)
+            row.append(self._inputs.pop(fitting - 1))
+        return row
+
+
+def _lay_out(rows: list[list[int]], width: int, lengths: Sequence[int]) -> Run:
+    inputs, starts = [], []
+    for number, row in enumerate(rows):
+        start = number * width
+        for i in row:
+            inputs.append(i)
+            starts.append(start)
+            start += lengths[i]
+    taken = np.array(inputs)
+    return Run(len(rows), width, taken, np.array(starts), np.array([lengths[i] for i in inputs]))
+
+
+def fill(run: Run, batch: Batch, offsets: NDArray[np.intp]) -> list[NDArray[np.int32]]:
+    """The graph's ``ids``, ``positions`` and ``segments``. ``offsets``: where each input starts in ``batch.ids``."""
+    size = run.rows * run.width
+    ids = np.zeros(size, np.int32)
+    positions = np.zeros(size, np.int32)
+    segments = np.full(size, NO_SEGMENT, np.int32)
+    before = np.cumsum(run.lengths) - run.lengths
+    within = np.arange(run.lengths.sum()) - np.repeat(before, run.lengths)
+    target = np.repeat(run.starts, run.lengths) + within
+    ids[target] = batch.ids[np.repeat(offsets[run.inputs], run.lengths) + within]
+    positions[target] = within
+    segments[target] = np.repeat(np.arange(len(run.inputs)), run.lengths)
+    return [ids, positions, segments.reshape(run.rows, run.width)]
