@@ -21,10 +21,10 @@ Truncate = Literal["end", "start", "none"]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all sections: immutable, keyword-only, unknown keys refused."""
+    """Base of all sections: keyword-only, unknown keys refused. Frozen, which mypy wants said at each."""
 
 
-class Hub(Section):
+class Hub(Section, frozen=True):
     """Where models are fetched from when ``model.id`` is not a local folder."""
 
     source: Source = "huggingface"
@@ -37,14 +37,14 @@ class Hub(Section):
     cache_dir: str | None = None
 
 
-class Prompts(Section):
+class Prompts(Section, frozen=True):
     """Text put before an input when the caller asks for a role; None: as the checkpoint says (usually nothing)."""
 
     query: str | None = None
     passage: str | None = None
 
 
-class Model(Section):
+class Model(Section, frozen=True):
     """Which checkpoint is served, and the facts that its own files leave open."""
 
     # A folder, or a hub id such as BAAI/bge-large-zh-v1.5.
@@ -67,12 +67,12 @@ class Model(Section):
     fallback: Literal["minilm"] | None = None
 
 
-class OpenVino(Section):
+class OpenVino(Section, frozen=True):
     # 0: as many as the process may use.
     threads: Count = 0
 
 
-class Sglang(Section):
+class Sglang(Section, frozen=True):
     # "cpu" runs SGLang without a GPU: for tests and for machines that have none.
     device: Literal["auto", "cuda", "cpu"] = "auto"
     # The Python that has SGLang installed; None: the one running this.
@@ -87,7 +87,7 @@ class Sglang(Section):
     extra_args: tuple[str, ...] = ()
 
 
-class Engine(Section):
+class Engine(Section, frozen=True):
     # auto: SGLang where a CUDA GPU and SGLang are present, else OpenVINO.
     name: EngineName = "auto"
     # auto: float16 on CUDA; on a CPU bfloat16 where it has the instructions, else float32.
@@ -100,12 +100,12 @@ class Engine(Section):
     sglang: Sglang = Sglang()
 
 
-class Cors(Section):
+class Cors(Section, frozen=True):
     # Origins allowed to call from a browser; ["*"] for any; empty: no CORS headers.
     allow_origins: tuple[str, ...] = ()
 
 
-class Server(Section):
+class Server(Section, frozen=True):
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 30000
     # One "name: key" per line; None: no key is asked for, unless SGL_EMBED_API_KEYS holds "name:key,name:key".
@@ -123,23 +123,23 @@ class Server(Section):
     keep_alive_s: PositiveInt = 75
 
 
-class Queue(Section):
+class Queue(Section, frozen=True):
     # Tokens waiting or running before new requests get 429.
     max_tokens: PositiveInt = 500_000
 
 
-class Cache(Section):
+class Cache(Section, frozen=True):
     # Vectors of past inputs kept in memory; 0: off.
     memory_mb: Count = 0
 
 
-class Log(Section):
+class Log(Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     # None: standard error only.
     file: str | None = None
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     model: Model = Model()
     engine: Engine = Engine()
     server: Server = Server()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from typing_extensions import TypeIs
 
 from launcher.cache.memory import MemoryCache, NoCache
 from launcher.config.schema import Truncate
@@ -116,8 +117,8 @@ class EmbeddingService:
         """Token ids as the model will see them: prompt applied, special tokens in place, cut to the limit."""
         truncate = truncate or self._truncate
         prompt = self._model.prompts.get(role, "") if role else ""
-        texts = [prompt + text for text in inputs if isinstance(text, str)]
-        if texts:
+        if is_texts(inputs):
+            texts = [prompt + text for text in inputs] if prompt else inputs
             if sum(map(len, texts)) <= INLINE_CHARACTERS:
                 return self._tokenizer.encode(texts, truncate)
             return await asyncio.to_thread(self._tokenizer.encode, texts, truncate)
@@ -127,7 +128,7 @@ class EmbeddingService:
                 "send text, or put the prompt's ids in front yourself and leave out the role",
                 param="input",
             )
-        return [self._tokenizer.check_ids(ids, i, truncate) for i, ids in enumerate(inputs) if not isinstance(ids, str)]
+        return [self._tokenizer.check_ids(ids, i, truncate) for i, ids in enumerate(inputs)]
 
     async def _encode(self, tokenized: Sequence[TokenizedInput]) -> tuple[Vectors, float, float]:
         ids = [item.ids for item in tokenized]
@@ -160,6 +161,10 @@ class EmbeddingService:
             return wanted
         allowed = ", ".join(map(str, sorted({*smaller, native})))
         raise InvalidRequest(f"dimensions: {wanted} is not a size of this model, which has {allowed}", param="dimensions")
+
+
+def is_texts(inputs: Inputs) -> TypeIs[Sequence[str]]:
+    return isinstance(inputs[0], str)
 
 
 def shorten(vectors: Vectors, dimensions: int) -> Vectors:

@@ -46,8 +46,8 @@ def parse_body(body: bytes, schema: type[Body]) -> Body:
         field = missing or path.rstrip("`")
         if missing:
             reason = f"{missing}: this field is required"
-        elif field:
-            reason = f"{field}: {reason[:1].lower()}{reason[1:]}"
+        else:
+            reason = f"{field or 'the body'}: {reason[:1].lower()}{reason[1:]}"
         raise InvalidRequest(reason, param=field or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None

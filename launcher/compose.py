@@ -1,0 +1,136 @@
+"""The parts of a server, built from a plan and handed to each other. Configuration ends here: below are plain values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Protocol
+
+from starlette.types import ASGIApp
+
+from launcher.cache.memory import MemoryCache, NoCache
+from launcher.embedding.model import ServedModel
+from launcher.embedding.selftest import self_test
+from launcher.embedding.service import EmbeddingService
+from launcher.embedding.tokens import Tokenizer
+from launcher.engines.base import Engine
+from launcher.engines.openvino.engine import OpenVinoEngine
+from launcher.engines.sglang.engine import SglangEngine
+from launcher.gateway.app import build_app
+from launcher.gateway.openapi import openapi_document
+from launcher.gateway.readiness import Readiness
+from launcher.gateway.routes.docs import DocsRoutes
+from launcher.gateway.routes.inference import InferenceRoutes
+from launcher.gateway.routes.models import ModelRoutes
+from launcher.gateway.routes.ops import OpsRoutes
+from launcher.plan import Plan, fingerprint
+from launcher.scheduling.admission import Admission
+from launcher.scheduling.batcher import Batcher
+from launcher.supervisor.in_process import InProcess
+from launcher.supervisor.supervisor import Supervisor
+from launcher.telemetry.metrics import CONTENT_TYPE, Metrics
+
+
+class Keeper(Protocol):
+    """Starts an engine and holds it."""
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Return only by an error or by being cancelled; the engine is stopped then."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    app: ASGIApp
+    readiness: Readiness
+    batcher: Batcher
+    engine: Engine
+    keeper: Keeper
+    model: ServedModel
+
+
+def build(plan: Plan, keys: Mapping[str, str]) -> Parts:
+    server = plan.config.server
+    model = served_model(plan)
+    tokenizer = Tokenizer(plan.checkpoint.folder, plan.checkpoint.max_tokens, plan.checkpoint.shape.vocab_size)
+    engine, keeper = build_engine(plan, partial(self_test, tokenizer=tokenizer))
+    readiness = Readiness()
+    admission = Admission(plan.config.queue.max_tokens)
+    metrics = Metrics(
+        {"name": model.name, "fingerprint": model.fingerprint, "engine": model.engine, "dtype": model.dtype},
+        tokens_in_flight=lambda: admission.tokens_in_flight,
+        ready=lambda: readiness.reason() is None,
+    )
+
+    def on_batch(inputs: int, tokens: int, seconds: float) -> None:
+        admission.observe(tokens, seconds)
+        metrics.batch(inputs, tokens, seconds)
+
+    batcher = Batcher(engine.run, slots=engine.slots, max_batch_tokens=engine.max_batch_tokens, on_batch=on_batch)
+    cache = MemoryCache(plan.config.cache.memory_mb << 20) if plan.config.cache.memory_mb else NoCache()
+    service = EmbeddingService(
+        model=model,
+        tokenizer=tokenizer,
+        cache=cache,
+        admission=admission,
+        batcher=batcher,
+        hooks=metrics,
+        truncate=server.truncate,
+        max_tokens_per_request=server.max_tokens_per_request,
+        request_timeout_s=server.request_timeout_s,
+    )
+    inference = InferenceRoutes(
+        model=model,
+        service=service,
+        readiness=readiness,
+        hooks=metrics,
+        max_body_bytes=server.max_body_mb << 20,
+        max_inputs=server.max_inputs_per_request,
+    )
+    app = build_app(
+        [
+            *inference.routes(),
+            *ModelRoutes(model).routes(),
+            *OpsRoutes(readiness, metrics.render, CONTENT_TYPE).routes(),
+            *DocsRoutes(openapi_document(model, version("sgl-embed"))).routes(),
+        ],
+        fingerprint=model.fingerprint,
+        keys=keys,
+        allowed_origins=server.cors.allow_origins,
+    )
+    return Parts(app, readiness, batcher, engine, keeper, model)
+
+
+def build_engine(plan: Plan, self_test: Callable[..., Awaitable[None]]) -> tuple[Engine, Keeper]:
+    if plan.engine == "openvino":
+        in_process = OpenVinoEngine(
+            plan.checkpoint,
+            dtype=plan.dtype,
+            threads=plan.config.engine.openvino.threads,
+            max_batch_tokens=plan.max_batch_tokens,
+        )
+        return in_process, InProcess(in_process, self_test)
+    workers = SglangEngine(max_batch_tokens=plan.max_batch_tokens, workers=len(plan.workers))
+    supervisor = Supervisor(plan.workers, workers, self_test, start_timeout_s=plan.config.engine.sglang.start_timeout_s)
+    return workers, supervisor
+
+
+def served_model(plan: Plan) -> ServedModel:
+    checkpoint = plan.checkpoint
+    return ServedModel(
+        name=plan.name,
+        aliases=plan.aliases,
+        fingerprint=fingerprint(plan),
+        revision=plan.revision,
+        dimensions=checkpoint.dimensions,
+        matryoshka_dimensions=checkpoint.matryoshka_dimensions,
+        max_tokens=checkpoint.max_tokens,
+        pooling=checkpoint.pooling,
+        engine=plan.engine,
+        dtype=plan.dtype,
+        prompts=checkpoint.prompts,
+        created=int(time.time()),
+    )

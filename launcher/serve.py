@@ -1,0 +1,171 @@
+"""``sgl-embed serve``: bind, plan, start, wait for a signal, and take everything down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from launcher.compose import Parts, build
+from launcher.config.schema import Config, Server
+from launcher.errors import ConfigError
+from launcher.gateway.auth import ENVIRONMENT_VARIABLE, read_keys
+from launcher.plan import Plan, make_plan
+
+log = logging.getLogger("launcher.serve")
+
+# Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
+BACKLOG = 2048
+
+
+def serve(config: Config) -> int:
+    """Serve until SIGINT or SIGTERM. The exit status is 0 where every accepted request was answered."""
+    file = config.server.api_keys_file
+    keys = read_keys(Path(file) if file else None, os.environ.get(ENVIRONMENT_VARIABLE))
+    # Before the model is fetched: a taken port should not cost a download.
+    with bind(config.server) as listener:
+        if not keys and not is_loopback(config.server.host):
+            log.warning(
+                "listening on %s without API keys: whoever reaches the port may use it (server.api_keys_file or %s)",
+                config.server.host,
+                ENVIRONMENT_VARIABLE,
+            )
+        plan = make_plan(config)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run_server(plan, keys, listener))
+
+
+async def run_server(plan: Plan, keys: Mapping[str, str], listener: socket.socket) -> int:
+    signals = Signals()
+    parts = build(plan, keys)
+    log.info("loading %s on %s in %s from %s", plan.name, plan.engine, plan.dtype, plan.checkpoint.folder)
+    http = HttpServer(parts, plan.config.server)
+    parts.batcher.start()
+    engine = asyncio.create_task(parts.keeper.run(lambda: announce(parts, listener)), name="engine")
+    serving = asyncio.create_task(http.serve(sockets=[listener]), name="http")
+    stop = asyncio.create_task(signals.first.wait(), name="signal")
+    try:
+        await asyncio.wait({engine, serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+        parts.readiness.drain()
+        drained = True
+        if stop.done():
+            drained = await drain(parts, signals, plan.config.server.drain_timeout_s)
+        return 0 if drained else 1
+    finally:
+        stop.cancel()
+        await parts.batcher.stop()
+        http.should_exit = True
+        await serving
+        await end(engine)
+
+
+async def drain(parts: Parts, signals: Signals, timeout_s: float) -> bool:
+    """Wait for accepted requests; a second signal or the timeout ends the wait. Returns whether all were answered."""
+    log.info("stopping: finishing accepted requests (at most %g s; a second signal stops at once)", timeout_s)
+    idle = asyncio.create_task(parts.readiness.idle())
+    again = asyncio.create_task(signals.second.wait())
+    await asyncio.wait({idle, again}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    drained = idle.done()
+    idle.cancel()
+    again.cancel()
+    if not drained:
+        log.warning("stopping with requests unfinished")
+    return drained
+
+
+async def end(engine: asyncio.Task[None]) -> None:
+    """Stop the engine and pass on the error it died of, if it did."""
+    died = engine.done()
+    engine.cancel()
+    try:
+        await engine
+    except asyncio.CancelledError:
+        if died:
+            raise
+
+
+class HttpServer(uvicorn.Server):
+    """Uvicorn without its signal handlers: when to stop is decided by ``run_server``."""
+
+    def __init__(self, parts: Parts, server: Server) -> None:
+        super().__init__(
+            uvicorn.Config(
+                parts.app,
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=server.keep_alive_s,
+                timeout_graceful_shutdown=1,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Signals:
+    """Counts SIGINT and SIGTERM; the handlers only set events."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._note)
+
+    def _note(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+def announce(parts: Parts, listener: socket.socket) -> None:
+    """Open the gates and say on standard output where to call."""
+    parts.readiness.serve(parts.engine.unready_reason, parts.batcher.unready_reason)
+    host, port = listener.getsockname()[:2]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    url, model = f"http://{shown}:{port}", parts.model
+    print(
+        f"sgl-embed is ready: {model.name}, {model.dimensions} dimensions, on {model.engine} in {model.dtype}\n"
+        f"  {url}/v1    (to read and try it: {url}/docs)\n"
+        f"Try:\n"
+        f"  curl {url}/v1/embeddings -H 'Content-Type: application/json' "
+        f"""-d '{{"model": "{model.name}", "input": "你好，世界"}}'""",
+        flush=True,
+    )
+
+
+def bind(server: Server) -> socket.socket:
+    """A socket bound to the configured address, not listening yet. Raises ``ConfigError``."""
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((server.host, server.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {server.host}:{server.port}: {error.strerror or error}; "
+            "choose another with --port or --host (server.port, server.host)"
+        ) from None
+    return listener
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

