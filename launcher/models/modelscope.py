@@ -82,11 +82,9 @@ class ModelScopeHub:
                 revision=self._revision,
                 file_list=[{"Path": file.path, "Size": file.size or None, "Sha256": file.sha256} for file in wanted],
             )
-        except FileDownloadError as error:
-            first = next(iter(error.failed_files.values()), error)
-            raise self._stopped(first) from error
         except (HubError, OSError) as error:
-            raise self._stopped(error) from error
+            failed = error.failed_files.values() if isinstance(error, FileDownloadError) else ()
+            raise self._stopped(next(iter(failed), error)) from error
         self._write_record({name: (folder / name).stat().st_size for name in names})
         return folder
 
@@ -115,6 +113,10 @@ class ModelScopeHub:
         return unreachable(self.endpoint, str(error).splitlines()[0])
 
     def _stopped(self, error: BaseException) -> ModelError:
+        from modelscope_hub import AuthenticationError, PermissionDeniedError
+
+        if isinstance(error, AuthenticationError | PermissionDeniedError):
+            return self._refusal(error)
         return ModelError(
             f"the download of {self._id} from {self.endpoint} stopped: {str(error).splitlines()[0]}; "
             "start again to go on from there"

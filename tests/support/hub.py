@@ -21,10 +21,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BRANCHES = ("main", "master")
 
 # silent: takes connections and never answers. gone: closes them at once. broken: 503. portal: a login page for an answer.
-# gated: anyone may list the files, nobody may read them. cuts: closes the connection halfway through each big file.
-# dies, stalls: half of one big file, and from then on gone or silent.
+# gated: anyone may list the files, nobody may read them.
+# cuts, dies, stalls: half of one big file, and from then on normal, gone or silent.
 Mood = Literal["normal", "silent", "gone", "broken", "portal", "gated", "cuts", "dies", "stalls"]
-AFTERWARDS: Mapping[Mood, Mood] = {"cuts": "cuts", "dies": "gone", "stalls": "silent"}
+AFTERWARDS: Mapping[Mood, Mood] = {"cuts": "normal", "dies": "gone", "stalls": "silent"}
 BIG = 10_000
 
 HUGGING_FACE = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(/(?P<what>revision|tree)/(?P<revision>[^/]+))?")
