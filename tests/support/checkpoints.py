@@ -102,7 +102,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def write_checkpoint(
-    folder: Path, shape: Shape = TINY, *, pooling: str = "cls", initializer_range: float = 0.08, seed: int = 0
+    folder: Path, shape: Shape = TINY, *, pooling: str = "cls", initializer_range: float = 0.18, seed: int = 0
 ) -> Path:
     """Write a sentence-transformers folder of this shape; ``pooling`` is "cls" or "mean"."""
     folder.mkdir(parents=True, exist_ok=True)
