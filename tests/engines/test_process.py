@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from launcher.errors import EngineError
 from launcher.supervisor.process import TAIL_LINES, WorkerProcess, free_ports
@@ -19,13 +18,6 @@ import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print("grandchild", child.pid, flush=True)
 """
-
-
-@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """``serve`` runs on uvloop, which has its own child processes and pipes."""
-    policy: asyncio.AbstractEventLoopPolicy = request.param()
-    return policy
 
 
 class Lines:

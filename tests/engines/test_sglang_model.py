@@ -1,0 +1,270 @@
+"""The packed encoder by itself, without a server, against transformers in float32."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sglang", reason="needs the sglang extra")
+
+import sglang
+import torch
+from safetensors.torch import load_file
+from sglang.srt.plugins.hook_registry import HookRegistry
+from torch.nn.functional import normalize
+from transformers import AutoConfig, AutoModel, BertConfig
+
+from launcher.engines.base import Batch
+from launcher.engines.sglang.packing import pack
+from launcher.engines.sglang.plugin import attention
+from launcher.engines.sglang.plugin.hooks import CONVERT_EMBEDDINGS, TESTED_SGLANG, register, rows_as_base64, untested_reason
+from launcher.engines.sglang.plugin.models.bert import BertModel, checkpoint_name
+from tests.support.checkpoints import write_checkpoint
+
+pytestmark = pytest.mark.sglang
+
+CLS, SEP = 101, 102
+LENGTHS = [16, 1, 512, 2, 33, 16, 3, 400, 100, 33, 511, 16]
+# Wide enough to keep different texts apart, for which there is a test.
+INITIALIZER = 0.2
+POOLED = {"cls": lambda hidden: hidden[0], "mean": lambda hidden: hidden.mean(0), "last": lambda hidden: hidden[-1]}
+BAR = {torch.float32: 0.9999, torch.bfloat16: 0.999}
+
+
+def texts() -> list[list[int]]:
+    """From few words each: the mean over many different ones would be the same for every text."""
+    rng = np.random.default_rng(7)
+    made = [rng.choice(rng.integers(104, 21000, 6), length).tolist() for length in LENGTHS]
+    for text in made:
+        text[0] = CLS
+        text[-1] = SEP
+    # A boundary is where the header says, whatever the ids are.
+    made[7][200] = CLS
+    return made
+
+
+class Model:
+    """A checkpoint on disk, and what transformers makes of it."""
+
+    def __init__(self, folder: Path, pooling: str) -> None:
+        self.pooling = pooling
+        self.config = AutoConfig.from_pretrained(folder)
+        self.weights = load_file(folder / "model.safetensors")
+        self._reference = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def reference(self, inputs: list[list[int]]) -> torch.Tensor:
+        with torch.no_grad():
+            hidden = [self._reference(torch.tensor([text])).last_hidden_state[0] for text in inputs]
+        return normalize(torch.stack([POOLED[self.pooling](rows) for rows in hidden]), dim=-1)
+
+    def encoder(self, dtype: torch.dtype = torch.float32, weights: Mapping[str, torch.Tensor] | None = None) -> BertModel:
+        """Built as SGLang builds it: under a default precision, then loaded."""
+        torch.set_default_dtype(dtype)
+        try:
+            model = BertModel(config=self.config, quant_config=None, pooling=self.pooling)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        model.load_weights((self.weights if weights is None else weights).items())
+        return model
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Model]]:
+    folder = tmp_path_factory.mktemp("models")
+
+    @cache
+    def model(pooling: str) -> Model:
+        path = write_checkpoint(folder / pooling, pooling=pooling, initializer_range=INITIALIZER, seed=3)
+        return Model(path, pooling)
+
+    yield {pooling: model(pooling) for pooling in POOLED}
+
+
+def request_of(inputs: list[list[int]]) -> list[int]:
+    ids = np.concatenate([np.array(text, np.int32) for text in inputs])
+    return pack(Batch(ids, np.array([len(text) for text in inputs], np.int32)))
+
+
+def run(model: BertModel, *requests: list[int]) -> list[torch.Tensor]:
+    """One SGLang batch of several requests: a tensor of rows for each."""
+    flat = torch.tensor([number for request in requests for number in request])
+    forward_batch = SimpleNamespace(extend_seq_lens_cpu=[len(request) for request in requests])
+    output = model(flat, torch.arange(len(flat)), forward_batch, get_embedding=True)
+    rows: list[torch.Tensor] = output.embeddings
+    return rows
+
+
+def cosine(left: torch.Tensor, right: torch.Tensor) -> float:
+    """The least of the cosines of unit rows."""
+    return float((left * right).sum(-1).min())
+
+
+@pytest.mark.parametrize("pooling", POOLED)
+def test_the_texts_of_the_parity_test_are_far_apart(checkpoints: Mapping[str, Model], pooling: str) -> None:
+    reference = checkpoints[pooling].reference(texts())
+    others = ~torch.eye(len(reference), dtype=torch.bool)
+    assert (reference @ reference.T)[others].max() < 0.95
+
+
+@pytest.mark.parametrize("dtype", BAR, ids=str)
+@pytest.mark.parametrize("pooling", POOLED)
+def test_vectors_equal_transformers_in_float32(checkpoints: Mapping[str, Model], pooling: str, dtype: torch.dtype) -> None:
+    model = checkpoints[pooling]
+    (rows,) = run(model.encoder(dtype), request_of(texts()))
+    assert rows.dtype == torch.float32
+    assert cosine(rows, model.reference(texts())) >= BAR[dtype]
+    torch.testing.assert_close(rows.norm(dim=-1), torch.ones(len(LENGTHS)))
+
+
+@pytest.mark.parametrize("pooling", POOLED)
+def test_a_vector_is_the_same_alone_in_a_batch_and_between_requests(checkpoints: Mapping[str, Model], pooling: str) -> None:
+    encoder, inputs = checkpoints[pooling].encoder(), texts()
+    (together,) = run(encoder, request_of(inputs))
+    alone = torch.cat([run(encoder, request_of([text]))[0] for text in inputs])
+    first, second, third = run(encoder, request_of(inputs[:5]), request_of(inputs[5:6]), request_of(inputs[6:]))
+    assert (len(first), len(second), len(third)) == (5, 1, len(inputs) - 6)
+    assert cosine(together, alone) > 0.99999
+    assert cosine(together, torch.cat([first, second, third])) > 0.99999
+
+
+def test_a_bad_request_is_answered_with_no_rows_and_harms_no_other(checkpoints: Mapping[str, Model]) -> None:
+    encoder = checkpoints["cls"].encoder()
+    sound = request_of(texts()[:3])
+    expected = run(encoder, sound)[0]
+    for bad in ([10, 11, 12], request_of([[CLS, 21128, SEP]]), request_of([[CLS] * 513])):
+        before, nothing, after = run(encoder, sound, bad, sound)
+        assert nothing.shape == (0, 128)
+        assert cosine(before, expected) > 0.99999
+        assert cosine(after, expected) > 0.99999
+    assert run(encoder, [10, 11, 12])[0].shape == (0, 128)
+
+
+def test_attention_runs_once_per_distinct_length_and_layer(
+    checkpoints: Mapping[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, ...]] = []
+
+    def counted(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        calls.append(tuple(query.shape))
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", counted)
+    run(checkpoints["cls"].encoder(), request_of([[CLS, 7, SEP]] * 40 + [[CLS, SEP]] * 20))
+    assert calls == [(20, 2, 2, 64), (40, 2, 3, 64)] * 2
+
+
+def test_a_checkpoint_of_a_masked_language_model_loads(checkpoints: Mapping[str, Model]) -> None:
+    model = checkpoints["cls"]
+    old = {f"bert.{name}": weight for name, weight in model.weights.items()}
+    for name in [name for name in old if "LayerNorm" in name]:
+        old[name.replace("weight", "gamma").replace("bias", "beta")] = old.pop(name)
+    old["bert.embeddings.position_ids"] = torch.arange(512)[None]
+    old["cls.predictions.bias"] = torch.zeros(21128)
+    old["cls.seq_relationship.weight"] = torch.zeros(2, 128)
+    (rows,) = run(model.encoder(weights=old), request_of(texts()))
+    assert cosine(rows, model.reference(texts())) >= 0.9999
+
+
+def test_only_a_leading_bert_is_taken_off() -> None:
+    assert checkpoint_name("bert.encoder.layer.0.output.LayerNorm.gamma") == "encoder.layer.0.output.LayerNorm.weight"
+    assert checkpoint_name("encoder.bert.beta.weight") == "encoder.bert.beta.weight"
+
+
+@pytest.mark.parametrize("name", ["encoder.layer.1.attention.self.key.bias", "embeddings.LayerNorm.weight"])
+def test_a_missing_weight_is_named(checkpoints: Mapping[str, Model], name: str) -> None:
+    weights = {key: weight for key, weight in checkpoints["cls"].weights.items() if key != name}
+    with pytest.raises(ValueError, match=f"lacks 1 weights.*{name}"):
+        checkpoints["cls"].encoder(weights=weights)
+
+
+def test_an_unknown_weight_is_named(checkpoints: Mapping[str, Model]) -> None:
+    weights = {**checkpoints["cls"].weights, "encoder.layer.2.output.dense.bias": torch.zeros(128)}
+    with pytest.raises(ValueError, match=r"encoder\.layer\.2\.output\.dense\.bias.*2 layers"):
+        checkpoints["cls"].encoder(weights=weights)
+
+
+def test_a_weight_of_another_shape_is_named(checkpoints: Mapping[str, Model]) -> None:
+    # One row would be spread over all of them without a word.
+    weights = {**checkpoints["cls"].weights, "embeddings.position_embeddings.weight": torch.zeros(1, 128)}
+    with pytest.raises(ValueError, match=r"position_embeddings.*\(1, 128\).*\(512, 128\)"):
+        checkpoints["cls"].encoder(weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("hidden_act", "swish"), ("position_embedding_type", "relative_key_query")], ids=lambda x: str(x)
+)
+def test_an_encoder_of_another_kind_is_refused(checkpoints: Mapping[str, Model], key: str, value: str) -> None:
+    config = BertConfig(**{key: value})
+    with pytest.raises(ValueError, match=f"{key}.*{value}"):
+        BertModel(config, pooling="cls")
+
+
+def test_an_unknown_pooling_is_refused(checkpoints: Mapping[str, Model]) -> None:
+    with pytest.raises(ValueError, match="max"):
+        BertModel(checkpoints["cls"].config, pooling="max")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("pooling", POOLED)
+def test_on_a_gpu_vectors_equal_transformers_in_float32(
+    checkpoints: Mapping[str, Model], pooling: str, dtype: torch.dtype
+) -> None:
+    model = checkpoints[pooling]
+    encoder = model.encoder(dtype).cuda()
+    flat = torch.tensor(request_of(texts()), device="cuda")
+    output = encoder(flat, None, SimpleNamespace(extend_seq_lens_cpu=[len(flat)]))
+    assert cosine(output.embeddings[0].cpu(), model.reference(texts())) >= 0.999
+
+
+def test_a_packed_answer_leaves_as_little_endian_float32() -> None:
+    rows = torch.tensor([[0.5, -1.0], [2.0, 3.0], [0.25, 0.0]])
+    result = SimpleNamespace(embeddings=list(rows.split([2, 0, 1])))
+    two, none, one = rows_as_base64(None, result=result)
+    assert np.frombuffer(base64.b64decode(two), "<f4").tolist() == [0.5, -1.0, 2.0, 3.0]
+    assert none == ""
+    assert np.frombuffer(base64.b64decode(one), "<f4").tolist() == [0.25, 0.0]
+
+
+def test_an_untested_sglang_is_refused_by_name_unless_allowed() -> None:
+    assert untested_reason(TESTED_SGLANG[-1], allowed=False) is None
+    assert untested_reason("0.4.0", allowed=True) is None
+    assert "SGLang 0.4.0 was not tested" in str(untested_reason("0.4.0", allowed=False))
+
+
+@pytest.mark.parametrize(
+    ("version", "pooling", "hooked"),
+    [(TESTED_SGLANG[-1], "cls", True), (TESTED_SGLANG[-1], None, False), ("0.4.0", None, False)],
+    ids=["ours", "a-strangers-server", "a-strangers-server-of-another-version"],
+)
+def test_only_our_own_servers_are_hooked(
+    monkeypatch: pytest.MonkeyPatch, version: str, pooling: str | None, hooked: bool
+) -> None:
+    registered = registrations(monkeypatch, version, pooling)
+    register()
+    assert [target for target, *_ in registered] == ([CONVERT_EMBEDDINGS] if hooked else [])
+
+
+def test_our_own_server_ends_on_an_untested_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered = registrations(monkeypatch, "0.4.0", "cls")
+    with pytest.raises(SystemExit, match=r"SGLang 0\.4\.0 was not tested"):
+        register()
+    assert registered == []
+
+
+def registrations(monkeypatch: pytest.MonkeyPatch, version: str, pooling: str | None) -> list[tuple[object, ...]]:
+    """Pretend to be a server of that version; the list fills with what gets hooked."""
+    registered: list[tuple[object, ...]] = []
+    monkeypatch.setattr(HookRegistry, "register", lambda *hook: registered.append(hook))
+    monkeypatch.setattr(sglang, "__version__", version)
+    if pooling is None:
+        monkeypatch.delenv("SGLEMBED_POOLING", raising=False)
+    else:
+        monkeypatch.setenv("SGLEMBED_POOLING", pooling)
+    return registered

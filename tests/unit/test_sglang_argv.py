@@ -1,0 +1,132 @@
+"""One test per rule from a worker's facts to its command line and environment."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launcher.engines.sglang.argv import RESERVED_TOKENS, WorkerSpec, worker_argv, worker_env
+from launcher.engines.sglang.packing import packed_limit
+
+CPU = WorkerSpec(model_folder=Path("/models/bge"), dtype="float32", device="cpu", pooling="cls", max_batch_tokens=4096)
+GPU = replace(CPU, dtype="float16", device="cuda", gpu="1")
+
+
+def value(spec: WorkerSpec, flag: str) -> str:
+    argv = worker_argv(spec, port=31000)
+    assert argv.count(flag) == 1
+    return argv[argv.index(flag) + 1]
+
+
+def test_it_runs_sglangs_server_with_this_python_unless_another_is_named() -> None:
+    assert worker_argv(CPU, port=1)[:3] == [sys.executable, "-m", "sglang.launch_server"]
+    assert worker_argv(replace(CPU, python="/opt/sglang/bin/python"), port=1)[0] == "/opt/sglang/bin/python"
+
+
+def test_it_listens_on_loopback_only() -> None:
+    assert (value(CPU, "--host"), value(CPU, "--port")) == ("127.0.0.1", "31000")
+
+
+def test_the_model_is_the_local_folder_and_nothing_is_fetched() -> None:
+    assert value(CPU, "--model-path") == "/models/bge"
+    assert worker_env(CPU)["HF_HUB_OFFLINE"] == "1"
+
+
+def test_the_model_answers_with_embeddings() -> None:
+    assert "--is-embedding" in worker_argv(CPU, port=1)
+
+
+def test_no_text_is_ever_cut_in_two() -> None:
+    # SGLang's defaults here give wrong vectors without a word.
+    assert "--disable-radix-cache" in worker_argv(CPU, port=1)
+    assert value(CPU, "--chunked-prefill-size") == "-1"
+
+
+def test_ids_are_sent_so_no_tokenizer_is_loaded() -> None:
+    assert "--skip-tokenizer-init" in worker_argv(CPU, port=1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_precision_is_explicit(dtype: str) -> None:
+    assert value(replace(CPU, dtype=dtype), "--dtype") == dtype  # type: ignore[arg-type]
+
+
+def test_the_device_is_explicit() -> None:
+    assert (value(CPU, "--device"), value(GPU, "--device")) == ("cpu", "cuda")
+
+
+def test_a_worker_sees_its_own_gpu_and_a_cpu_worker_none() -> None:
+    assert (worker_env(GPU)["CUDA_VISIBLE_DEVICES"], worker_env(CPU)["CUDA_VISIBLE_DEVICES"]) == ("1", "")
+
+
+def test_the_memory_share_is_explicit() -> None:
+    # With chunking off, the one SGLang derives on a CPU is negative, and it dies.
+    assert value(replace(GPU, mem_fraction=0.8), "--mem-fraction-static") == "0.8"
+
+
+def test_the_longest_packed_batch_is_admitted() -> None:
+    # SGLang refuses len >= min(context, pool) - 1 - 5.
+    longest = packed_limit(CPU.max_batch_tokens)
+    assert longest < int(value(CPU, "--context-length")) - 1 - 5
+    assert longest < int(value(CPU, "--max-total-tokens")) - 1 - 5
+    assert int(value(CPU, "--context-length")) == longest + RESERVED_TOKENS
+
+
+def test_a_packed_batch_may_be_longer_than_the_models_own_context() -> None:
+    assert worker_env(CPU)["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] == "1"
+
+
+def test_requests_are_not_joined_beyond_the_token_budget() -> None:
+    assert value(CPU, "--max-prefill-tokens") == "4096"
+
+
+@pytest.mark.parametrize("spec", [CPU, GPU], ids=["cpu", "cuda"])
+def test_sglang_prepares_no_attention_and_captures_no_graphs(spec: WorkerSpec) -> None:
+    assert value(spec, "--attention-backend") == "torch_native"
+    assert value(spec, "--cuda-graph-backend-prefill") == value(spec, "--cuda-graph-backend-decode") == "disabled"
+
+
+def test_sglang_sees_a_model_whose_kv_pool_is_small() -> None:
+    overrides = json.loads(value(CPU, "--json-model-override-args"))
+    assert (overrides["num_key_value_heads"], overrides["head_dim"]) == (1, 8)
+
+
+def test_the_encoder_takes_the_place_of_every_bert_architecture() -> None:
+    assert json.loads(value(CPU, "--json-model-override-args"))["architectures"] == ["BertModel"]
+    assert worker_env(CPU)["SGLANG_EXTERNAL_MODEL_PACKAGE"] == "launcher.engines.sglang.plugin.models"
+
+
+def test_the_self_test_takes_the_place_of_sglangs_warm_up() -> None:
+    assert "--skip-server-warmup" in worker_argv(CPU, port=1)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+def test_the_plugin_is_told_the_pooling(pooling: str) -> None:
+    assert worker_env(replace(CPU, pooling=pooling))["SGLEMBED_POOLING"] == pooling  # type: ignore[arg-type]
+
+
+def test_an_untested_sglang_is_allowed_only_where_asked_for() -> None:
+    assert "SGLEMBED_ALLOW_UNTESTED" not in worker_env(CPU)
+    assert worker_env(replace(CPU, allow_untested_version=True))["SGLEMBED_ALLOW_UNTESTED"] == "1"
+
+
+def test_an_embedding_may_be_a_string_between_sglangs_processes() -> None:
+    assert worker_env(CPU)["SGLANG_USE_PICKLE_IPC"] == "1"
+
+
+def test_the_worker_is_not_the_one_to_close_idle_connections() -> None:
+    from launcher.engines.sglang.client import IDLE_CONNECTION_S
+
+    assert float(worker_env(CPU)["SGLANG_TIMEOUT_KEEP_ALIVE"]) > IDLE_CONNECTION_S
+
+
+def test_extra_arguments_come_last_so_that_they_win() -> None:
+    argv = worker_argv(replace(CPU, extra_args=("--log-level", "info")), port=1)
+    assert argv[-2:] == ["--log-level", "info"]
+
+
+def test_none_of_our_variables_starts_with_what_sglang_renames() -> None:
+    env = worker_env(replace(CPU, allow_untested_version=True))
+    assert not [name for name in env if name.startswith("SGL_")]
