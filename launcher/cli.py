@@ -107,9 +107,8 @@ def _start_logging(log: Log) -> None:
             handlers.append(logging.FileHandler(log.file, encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"log.file: {log.file} cannot be written: {error.strerror}") from None
+    # The level is for our own lines; what the libraries have to say below a warning is of no interest to an operator.
     logging.basicConfig(
-        level=log.level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", handlers=handlers, force=True
+        level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", handlers=handlers, force=True
     )
-    # Each download's HTTP requests and the HTTP server's own comings and goings are of no interest to an operator.
-    for name in ("httpx", "uvicorn"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("launcher").setLevel(log.level.upper())
