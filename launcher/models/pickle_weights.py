@@ -133,7 +133,7 @@ class TensorUnpickler(pickle.Unpickler):
         return Storage(element, values)
 
     def _tensor(self, storage: Storage, offset: int, size: Sequence[int], stride: Sequence[int], *_: object) -> Tensor:
-        if not isinstance(storage, Storage) or min((offset, *size, *stride)) < 0 or len(size) != len(stride):
+        if not isinstance(storage, Storage) or min((offset, *size, *stride)) < 0:
             raise ValueError("a tensor is malformed")
         count = math.prod(size)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))

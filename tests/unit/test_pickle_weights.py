@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import zipfile
@@ -83,6 +84,16 @@ def test_what_a_model_saves(tmp_path: Path) -> None:
     assert state._metadata  # type: ignore[attr-defined]
     assert_equal(round_trip(tmp_path, state), dict(state))
     assert_equal(round_trip(tmp_path, dict(model.named_parameters())), {k: v.detach() for k, v in state.items()})
+
+
+def test_every_tensor_is_aligned_for_readers_that_map_the_file(tmp_path: Path) -> None:
+    tensors = {"flags": torch.ones(3, dtype=torch.bool), "half": torch.ones(5, dtype=torch.float16), "single": torch.ones(2)}
+    assert_equal(round_trip(tmp_path, tensors), tensors)
+    content = (tmp_path / "pytorch_model.safetensors").read_bytes()
+    header_length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + header_length])
+    for name, tensor in tensors.items():
+        assert (8 + header_length + header[name]["data_offsets"][0]) % tensor.itemsize == 0
 
 
 class Payload:
