@@ -127,6 +127,10 @@ def test_extra_arguments_come_last_so_that_they_win() -> None:
     assert argv[-2:] == ["--log-level", "info"]
 
 
+def test_compiled_modules_are_kept_for_the_next_start() -> None:
+    assert worker_env(CPU)["PYTHONDONTWRITEBYTECODE"] == ""
+
+
 def test_none_of_our_variables_starts_with_what_sglang_renames() -> None:
     env = worker_env(replace(CPU, allow_untested_version=True))
     assert not [name for name in env if name.startswith("SGL_")]

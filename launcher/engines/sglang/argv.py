@@ -84,6 +84,8 @@ def worker_env(spec: WorkerSpec) -> dict[str, str]:
         # The model is a local folder: nothing is to be looked up.
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
+        # Images often forbid writing compiled modules; each of a worker's three processes would compile thousands, every time.
+        "PYTHONDONTWRITEBYTECODE": "",
         # SGLang warns of kernels that a device lacks and that no encoder calls.
         "PYTHONWARNINGS": "ignore",
     }

@@ -1,0 +1,204 @@
+"""The whole engine on a real SGLang server, on the CPU; the same server for every test of this file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import psutil
+import pytest
+import pytest_asyncio
+
+pytest.importorskip("sglang", reason="needs the sglang extra")
+
+import torch
+from safetensors.numpy import load_file, save_file
+from torch.nn.functional import normalize
+from transformers import AutoModel
+
+from launcher.engines.base import Batch, Vectors
+from launcher.engines.sglang.argv import WorkerSpec
+from launcher.engines.sglang.engine import SglangEngine
+from launcher.errors import EngineError, WorkerDied
+from launcher.supervisor.supervisor import Supervisor
+from tests.support.checkpoints import write_checkpoint
+
+pytestmark = [pytest.mark.sglang, pytest.mark.asyncio(loop_scope="module")]
+
+START_TIMEOUT_S = 240.0
+MAX_BATCH_TOKENS = 4096
+SCHEDULER_RSS_BYTES, WORKER_RSS_BYTES = 2.0e9, 4.2e9
+CLS, SEP = 101, 102
+Text = list[int]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Wide, so that the vectors of different texts differ.
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny", initializer_range=0.2)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(checkpoint: Path) -> AsyncIterator[SglangEngine]:
+    made = SglangEngine(max_batch_tokens=MAX_BATCH_TOKENS, workers=1)
+    ready = asyncio.Event()
+    supervisor = Supervisor([spec_of(checkpoint)], made, one_text, start_timeout_s=START_TIMEOUT_S)
+    running = asyncio.create_task(supervisor.run(ready.set))
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        running.result()
+    yield made
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+    assert workers() == []
+
+
+def spec_of(folder: Path) -> WorkerSpec:
+    return WorkerSpec(model_folder=folder, dtype="float32", device="cpu", pooling="cls", max_batch_tokens=MAX_BATCH_TOKENS)
+
+
+async def one_text(run: Callable[[Batch], Awaitable[Vectors]]) -> None:
+    await run(batch_of([[CLS, SEP]]))
+
+
+def workers() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "sglang.launch_server" in child.cmdline()]
+
+
+def batch_of(texts: list[Text]) -> Batch:
+    ids = np.concatenate([np.array(text, np.int32) for text in texts])
+    return Batch(ids, np.array([len(text) for text in texts], np.int32))
+
+
+def random_texts(lengths: list[int], seed: int) -> list[Text]:
+    """From few words each, which keeps their vectors apart."""
+    rng = np.random.default_rng(seed)
+    return [[CLS, *rng.choice(rng.integers(104, 21000, 6), length - 1).tolist()] for length in lengths]
+
+
+def batches_of(texts: list[Text]) -> Iterator[list[Text]]:
+    """Cut where the token budget ends, as the gateway does."""
+    taken: list[Text] = []
+    for text in texts:
+        if sum(map(len, taken)) + len(text) > MAX_BATCH_TOKENS:
+            yield taken
+            taken = []
+        taken.append(text)
+    yield taken
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path) -> Callable[[list[Text]], np.ndarray]:
+    """CLS vectors of transformers in float32; texts of one length go through it together, which needs no padding."""
+    model = AutoModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+    def vectors(texts: list[Text]) -> np.ndarray:
+        rows = np.empty((len(texts), model.config.hidden_size), np.float32)
+        for length in {len(text) for text in texts}:
+            places = [i for i, text in enumerate(texts) if len(text) == length]
+            with torch.no_grad():
+                hidden = model(torch.tensor([texts[i] for i in places])).last_hidden_state
+            rows[places] = normalize(hidden[:, 0], dim=-1).numpy()
+        return rows
+
+    return vectors
+
+
+def least_cosine(left: np.ndarray, right: np.ndarray) -> float:
+    return float((left * right).sum(-1).min())
+
+
+async def test_texts_of_1_to_512_tokens_equal_transformers(
+    engine: SglangEngine, reference: Callable[[list[Text]], np.ndarray]
+) -> None:
+    texts = random_texts([16, 1, 512, 2, 33, 3, 511, 100, 400, 16], seed=1)
+    expected = reference(texts)
+    assert (expected @ expected.T)[~np.eye(len(texts), dtype=bool)].max() < 0.95
+    vectors = await engine.run(batch_of(texts))
+    assert vectors.dtype == np.float32
+    assert least_cosine(vectors, expected) >= 0.9999
+
+
+async def test_2048_texts_in_concurrent_batches_equal_transformers(
+    engine: SglangEngine, reference: Callable[[list[Text]], np.ndarray]
+) -> None:
+    lengths = np.random.default_rng(2).geometric(0.05, 2048).clip(1, 512).tolist()
+    texts = random_texts(lengths, seed=3)
+    batches = list(batches_of(texts))
+    assert len(batches) > 5
+    answers = await asyncio.gather(*(engine.run(batch_of(batch)) for batch in batches))
+    assert least_cosine(np.concatenate(answers), reference(texts)) >= 0.9999
+
+
+async def test_twice_the_same_is_the_same(engine: SglangEngine) -> None:
+    # With SGLang's radix cache on, the second would be computed from what is left of the first.
+    texts = random_texts([64, 64, 10], seed=4)
+    texts[1] = texts[0][:60] + texts[1][60:]
+    first, second = await engine.run(batch_of(texts)), await engine.run(batch_of(texts))
+    assert least_cosine(first, second) > 0.99999
+
+
+@pytest.mark.parametrize("length", [1, 512])
+async def test_a_full_batch_is_admitted(
+    engine: SglangEngine, reference: Callable[[list[Text]], np.ndarray], length: int
+) -> None:
+    texts = random_texts([length] * (MAX_BATCH_TOKENS // length), seed=5)
+    assert least_cosine(await engine.run(batch_of(texts)), reference(texts)) >= 0.9999
+
+
+@pytest.mark.parametrize("text", [[CLS, 21128, SEP], [CLS, -1, SEP], [CLS] * 513], ids=["too-large", "negative", "too-long"])
+async def test_a_bad_text_is_refused_and_the_server_lives(engine: SglangEngine, text: Text) -> None:
+    with pytest.raises(EngineError, match="refused the batch"):
+        await engine.run(batch_of([[CLS, 7, SEP], text]))
+    assert (await engine.run(batch_of([[CLS, 7, SEP]]))).shape == (1, 128)
+
+
+@pytest.mark.parametrize("ids", [[10, 11, 12], [0], [1], [5, 99999999], [[CLS, SEP], [CLS]]])
+async def test_a_request_that_is_not_packed_does_no_harm(engine: SglangEngine, ids: list[object]) -> None:
+    """Such as SGLang's own health check sends."""
+    (process,) = workers()
+    port = process.cmdline()[process.cmdline().index("--port") + 1]
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://127.0.0.1:{port}/encode", json={"input_ids": ids}) as response,
+    ):
+        answers = json.loads(await response.read())
+    assert [answer["embedding"] for answer in (answers if isinstance(answers, list) else [answers])].count("") >= 1
+    assert (await engine.run(batch_of([[CLS, 7, SEP]]))).shape == (1, 128)
+
+
+async def test_a_small_model_takes_little_memory(engine: SglangEngine) -> None:
+    await engine.run(batch_of(random_texts([512] * (MAX_BATCH_TOKENS // 512), seed=6)))
+    (process,) = workers()
+    sizes = {child.name(): child.memory_info().rss for child in process.children(recursive=True)}
+    (scheduler,) = (size for name, size in sizes.items() if "scheduler" in name or "sglang::sche" in name)
+    assert scheduler <= SCHEDULER_RSS_BYTES
+    assert process.memory_info().rss + sum(sizes.values()) <= WORKER_RSS_BYTES
+
+
+async def test_a_checkpoint_that_lacks_a_weight_ends_the_start_with_the_reason(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="launcher.supervisor")
+    folder = write_checkpoint(tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.bias"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    supervisor = Supervisor(
+        [spec_of(folder)], SglangEngine(max_batch_tokens=64, workers=1), one_text, start_timeout_s=START_TIMEOUT_S
+    )
+    with pytest.raises(WorkerDied) as died:
+        await supervisor.run(lambda: None)
+    told = time.time()
+    reason = "lacks 1 weights, the first of them 'encoder.layer.1.output.dense.bias'"
+    assert reason in died.value.log_tail
+    (failed,) = (record.created for record in caplog.records if reason in record.getMessage())
+    assert told - failed < 5.0
