@@ -28,7 +28,7 @@ class Hub(Section, frozen=True):
     """Where models are fetched from when ``model.id`` is not a local folder."""
 
     source: Source = "huggingface"
-    # None: the hub's own address, or HF_ENDPOINT / MODELSCOPE_DOMAIN where set.
+    # None: the hub's own address, or HF_ENDPOINT / MODELSCOPE_ENDPOINT where set.
     endpoint: str | None = None
     # True: use what is already on disk and open no connection (HF_HUB_OFFLINE=1 does the same).
     offline: bool = False
