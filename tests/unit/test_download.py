@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -134,6 +135,22 @@ def test_a_pinned_commit_that_is_not_whole_is_completed(fetch: Fetch) -> None:
     (folder / "1_Pooling" / "config.json").unlink()
     assert fetch(revision=COMMIT).folder == folder
     assert (folder / "1_Pooling" / "config.json").exists()
+
+
+def test_a_pinned_copy_that_another_program_made_is_completed(
+    fetch: Fetch, server: ModelHub, source: str, published: Path, tmp_path: Path
+) -> None:
+    """transformers caches single files, among them none that tells the pooling."""
+    repository = "models--org--tiny-zh" if source == "huggingface" else "models/org--tiny-zh"
+    folder = tmp_path / "cache" / repository / "snapshots" / COMMIT
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(published / name, folder)
+
+    assert fetch(revision=COMMIT, hub={"offline": True}).folder == folder
+    assert server.requests == []
+    assert fetch(revision=COMMIT).folder == folder
+    assert read_checkpoint(folder, Model()).pooling == "cls"
 
 
 def test_offline_uses_the_disk_and_opens_no_connection(fetch: Fetch, server: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
