@@ -107,6 +107,11 @@ def unreachable(endpoint: str, reason: str) -> HubUnreachable:
     )
 
 
+def not_a_hub(endpoint: str, status: int | None) -> HubUnreachable:
+    """For a proxy's block page or login page: hubs answer in JSON, and a refusal by anything else says nothing of a model."""
+    return unreachable(endpoint, f"what answers there (status {status}) is not a model hub")
+
+
 def is_offline(model: Model) -> bool:
     return model.hub.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from launcher.config.schema import Model
 from launcher.errors import ModelError
-from launcher.models.hub import CachedModel, needed_files, prepare_library, unreachable
+from launcher.models.hub import CachedModel, needed_files, not_a_hub, prepare_library, unreachable
 from launcher.models.weights import weights_problem
 
 if TYPE_CHECKING:
@@ -70,11 +70,13 @@ class HuggingFaceHub:
         try:
             info = self._api.model_info(self._id, revision=self._revision, timeout=self._timeout_s)
         except HfHubHTTPError as error:
+            if "json" not in error.response.headers.get("Content-Type", ""):
+                raise not_a_hub(self.endpoint, error.response.status_code) from error
             raise self._refusal(error) from error
         except transport_error() as error:
             raise unreachable(self.endpoint, str(error) or type(error).__name__) from error
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise unreachable(self.endpoint, "what answers there is not a model hub") from error
+            raise not_a_hub(self.endpoint, 200) from error
         return [file.rfilename for file in info.siblings or []]
 
     def download(self, names: Collection[str]) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from launcher.config.schema import Model
 from launcher.errors import ModelError
 from launcher.models.files import read_object
-from launcher.models.hub import CachedModel, prepare_library, unreachable
+from launcher.models.hub import CachedModel, not_a_hub, prepare_library, unreachable
 from launcher.models.weights import weights_problem
 
 if TYPE_CHECKING:
@@ -60,14 +60,18 @@ class ModelScopeHub:
         return None if weights_problem(present, self._allow_pickle) else CachedModel(folder, is_whole=False)
 
     def list_files(self) -> Collection[str]:
-        from modelscope_hub import HubError
+        from modelscope_hub import APIError, HubError
 
         try:
             listing = self._api.list_repo_files(self._id, "model", revision=self._revision)
+        except APIError as error:
+            if not isinstance(error.response_body, dict):
+                raise not_a_hub(self.endpoint, error.status_code) from error
+            raise self._refusal(error) from error
         except HubError as error:
             raise self._refusal(error) from error
         except ValueError as error:
-            raise unreachable(self.endpoint, "what answers there is not a model hub") from error
+            raise not_a_hub(self.endpoint, 200) from error
         self._listing = [file for file in listing if file.type != "tree"]
         return [file.path for file in self._listing]
 

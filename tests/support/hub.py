@@ -21,9 +21,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BRANCHES = ("main", "master")
 
 # silent: takes connections and never answers. gone: closes them at once. broken: 503. portal: a login page for an answer.
+# blocked: a proxy's page that says no.
 # gated: anyone may list the files, nobody may read them.
 # cuts, dies, stalls: half of one big file, and from then on normal, gone or silent.
-Mood = Literal["normal", "silent", "gone", "broken", "portal", "gated", "cuts", "dies", "stalls"]
+Mood = Literal["normal", "silent", "gone", "broken", "portal", "blocked", "gated", "cuts", "dies", "stalls"]
 AFTERWARDS: Mapping[Mood, Mood] = {"cuts": "normal", "dies": "gone", "stalls": "silent"}
 BIG = 10_000
 
@@ -92,6 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.refuse(503)
         elif self.server.mood == "portal":
             self.answer(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
+        elif self.server.mood == "blocked":
+            self.answer(403, b"<html>Not for you</html>", {"Content-Type": "text/html"})
         elif self.server.token is not None and self.headers.get("Authorization") != f"Bearer {self.server.token}":
             self.refuse(401)
         elif match := MODELSCOPE.fullmatch(path):
@@ -159,7 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(status, content[start:], {**headers, "Accept-Ranges": "bytes"})
 
     def refuse(self, status: int, headers: Mapping[str, str] | None = None) -> None:
-        self.answer(status, b'{"error": "refused", "Message": "refused"}', headers or {})
+        body = b'{"error": "refused", "Message": "refused"}'
+        self.answer(status, body, {"Content-Type": "application/json; charset=utf-8", **(headers or {})})
 
     def answer_json(self, content: object) -> None:
         self.answer(200, json.dumps(content).encode(), {"Content-Type": "application/json"})

@@ -164,7 +164,7 @@ def test_offline_uses_the_disk_and_opens_no_connection(fetch: Fetch, server: Mod
     assert server.requests == []
 
 
-@pytest.mark.parametrize("mood", ["silent", "gone", "broken", "portal"])
+@pytest.mark.parametrize("mood", ["silent", "gone", "broken", "portal", "blocked"])
 def test_a_hub_that_does_not_answer(fetch: Fetch, server: ModelHub, mood: Any) -> None:
     server.mood = mood
     started = time.monotonic()
