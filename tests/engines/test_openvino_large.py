@@ -1,0 +1,89 @@
+"""bge-large-zh-v1.5's real shape on OpenVINO, with random weights: parity, and memory in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from launcher.config.schema import Model
+from launcher.embedding.tokens import Tokenizer
+from launcher.engines.base import Batch, Vectors
+from launcher.engines.openvino.engine import OpenVinoEngine
+from launcher.models.checkpoint import read_checkpoint
+from tests.engines.test_openvino_parity import DTYPES, MIN_COSINE
+from tests.support import texts
+from tests.support.checkpoints import BGE_LARGE, write_checkpoint
+from tests.support.reference import Reference, cosine
+
+# Few, because each costs seconds on two cores: plain ones, an oddity, a medium and a cut one.
+TEXTS = [*texts.SENTENCES, texts.ODDITIES["literal special tokens"], texts.of_tokens(100), texts.over_long(512)[0]]
+WEIGHTS_MB = {"float32": 1302, "bfloat16": 651}
+MEMORY_ON_TOP_MB = 700
+# What serving does after the start: a short text alone, a full one, and a batch.
+MEASURE_MEMORY = """
+import asyncio, sys
+from pathlib import Path
+import numpy as np
+from launcher.config.schema import Model
+from launcher.engines.base import Batch
+from launcher.engines.openvino.engine import OpenVinoEngine
+from launcher.models.checkpoint import read_checkpoint
+
+async def main(folder, dtype):
+    engine = OpenVinoEngine(read_checkpoint(Path(folder), Model()), dtype=dtype, threads=0, max_batch_tokens=4096)
+    await engine.start()
+    for lengths in ([16], [512], [64, 100, 7, 30] * 4):
+        await engine.run(Batch(np.full(sum(lengths), 1000, np.int32), np.array(lengths, np.int32)))
+    (memory,) = (line for line in open("/proc/self/status") if line.startswith("VmRSS:"))
+    assert "torch" not in sys.modules
+    print(int(memory.split()[1]) // 1024)
+    await engine.stop()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "bge-large-shape", BGE_LARGE, initializer_range=0.05)
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> Vectors:
+    vectors = Reference(folder).vectors(TEXTS, batch_size=1)
+    sentences = vectors[: len(texts.SENTENCES)]
+    assert (sentences @ sentences.T)[~np.eye(len(sentences), dtype=bool)].max() < 0.95, "parity would prove nothing"
+    return vectors
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parity(folder: Path, expected: Vectors, dtype: str) -> None:
+    checkpoint = read_checkpoint(folder, Model())
+    tokenizer = Tokenizer(folder, checkpoint.max_tokens, checkpoint.shape.vocab_size)
+    ids = [item.ids for item in tokenizer.encode(TEXTS, "end")]
+    assert max(map(len, ids)) == 512
+
+    async def encode() -> Vectors:
+        engine = OpenVinoEngine(checkpoint, dtype=dtype, threads=0, max_batch_tokens=4096)
+        await engine.start()
+        vectors = await engine.run(Batch(np.concatenate(ids), np.array([len(i) for i in ids], np.int32)))
+        await engine.stop()
+        return vectors
+
+    cosines = cosine(asyncio.run(encode()), expected)
+    assert cosines.min() >= MIN_COSINE[dtype], cosines
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_memory(folder: Path, dtype: str) -> None:
+    """The weights once in the precision they run in, and 700 MB."""
+    command = [sys.executable, "-c", MEASURE_MEMORY, str(folder), dtype]
+    measured = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert measured.returncode == 0, measured.stderr
+    assert int(measured.stdout) <= WEIGHTS_MB[dtype] + MEMORY_ON_TOP_MB

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from launcher.engines.base import Batch
+from launcher.engines.openvino.rows import MAX_RUN_TOKENS, NO_SEGMENT, arrange, fill, round_up
+
+RNG = np.random.default_rng(0)
+MIXES = {
+    "one short": [16],
+    "one full": [512],
+    "equal": [64] * 8,
+    "queries": RNG.integers(5, 40, 64).tolist(),
+    "passages": RNG.integers(200, 513, 32).tolist(),
+    "one long among short ones": [512, *RNG.integers(3, 30, 63).tolist()],
+    "all sizes": RNG.integers(1, 513, 300).tolist(),
+    "very many": RNG.geometric(1 / 20, 2048).clip(1, 512).tolist(),
+}
+
+
+@pytest.mark.parametrize("lengths", MIXES.values(), ids=MIXES)
+def test_every_input_lies_in_one_place_alone(lengths: list[int]) -> None:
+    seen: list[int] = []
+    for run in arrange(lengths):
+        seen += run.inputs.tolist()
+        assert run.lengths.tolist() == [lengths[i] for i in run.inputs]
+        ends = run.starts + run.lengths
+        assert (run.starts[1:] >= ends[:-1]).all(), "inputs overlap or are out of order"
+        assert (run.starts // run.width == (ends - 1) // run.width).all(), "an input crosses into the next row"
+        assert ends[-1] <= run.rows * run.width
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+@pytest.mark.parametrize("lengths", MIXES.values(), ids=MIXES)
+def test_little_is_left_empty_and_runs_stay_small(lengths: list[int]) -> None:
+    runs = arrange(lengths)
+    assert sum(lengths) >= 0.9 * sum(run.rows * run.width for run in runs)
+    assert max(run.rows * run.width for run in runs) <= MAX_RUN_TOKENS
+
+
+def test_an_input_longer_than_a_run_still_gets_one() -> None:
+    (run,) = arrange([MAX_RUN_TOKENS + 100])
+    assert (run.rows, run.width) == (1, round_up(MAX_RUN_TOKENS + 100))
+
+
+def test_a_lone_input_is_padded_by_a_few_tokens_at_most() -> None:
+    widths = {length: arrange([length])[0].width for length in range(1, 513)}
+    assert all(length <= width <= length + 3 for length, width in widths.items() if length <= 64)
+    assert len(set(widths.values())) < 50, "each width costs building kernels"
+
+
+def test_the_graph_gets_each_input_whole_and_the_rest_marked_empty() -> None:
+    batch = Batch(np.array([11, 12, 21, 31, 32, 33], np.int32), np.array([2, 1, 3], np.int32))
+    (run,) = arrange([2, 1, 3])
+    ids, positions, segments = fill(run, batch, np.array([0, 2, 3]))
+    assert ids.tolist() == [31, 32, 33, 11, 12, 21, 0, 0]
+    assert positions.tolist() == [0, 1, 2, 0, 1, 0, 0, 0]
+    assert segments.tolist() == [[0, 0, 0, 1, 1, 2, NO_SEGMENT, NO_SEGMENT]]
+    assert {array.dtype for array in (ids, positions, segments)} == {np.dtype(np.int32)}
