@@ -33,7 +33,7 @@ class HuggingFaceHub:
         self._cache_dir = model.hub.cache_dir
         self._allow_pickle = model.allow_pickle
         self._timeout_s = model.hub.timeout_s
-        self._api = HfApi(endpoint=model.hub.endpoint)
+        self._api = HfApi(endpoint=model.hub.endpoint and model.hub.endpoint.rstrip("/"))
         self.endpoint = self._api.endpoint
         # The library waits for ever where it names no timeout, as when it lists a repository.
         get_session().timeout = model.hub.timeout_s
@@ -110,8 +110,8 @@ class HuggingFaceHub:
             return ModelError(f"{what}: no such revision; correct model.revision")
         if status in (401, 403) or isinstance(error, GatedRepoError):
             return ModelError(
-                f"{what}: refused with status {status}: it is private or gated, or does not exist; "
-                "correct model.id, or set HF_TOKEN to the token of an account that may read it"
+                f"{what}: refused with status {status} by {error.response.url.host}: it is private or gated, or does not "
+                "exist; correct model.id, or set HF_TOKEN to the token of an account that may read it"
             )
         if status == 404:
             return ModelError(f"{what}: no such model; correct model.id (private ones need HF_TOKEN)")

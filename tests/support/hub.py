@@ -34,7 +34,7 @@ MODELSCOPE = re.compile(r"/api/v1/models/(?P<repo>[^/]+/[^/]+)/repo(?P<list>/fil
 
 
 class ModelHub(ThreadingHTTPServer):
-    """``requests`` are the paths asked for so far. With a ``token``, others get 401."""
+    """``requests`` are the paths asked for so far, ``cuts`` the files broken off. With a ``token``, others get 401."""
 
     daemon_threads = True
     block_on_close = False
@@ -45,6 +45,7 @@ class ModelHub(ThreadingHTTPServer):
         self.mood: Mood = "normal"
         self.token: str | None = None
         self.requests: list[str] = []
+        self.cuts = 0
         self.closing = threading.Event()
 
     @property
@@ -180,6 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
             return
         self.server.mood = afterwards
+        self.server.cuts += 1
         self.wfile.write(body[: len(body) // 2])
         self.wfile.flush()
         if afterwards == "silent":

@@ -113,6 +113,10 @@ def test_the_configured_name_wins(fetch: Fetch) -> None:
     assert fetch(name="embedder").name == "embedder"
 
 
+def test_a_mirror_may_end_in_a_slash(fetch: Fetch, server: ModelHub) -> None:
+    assert fetch(hub={"endpoint": server.url + "/"}).name == "tiny-zh"
+
+
 def test_a_second_start_downloads_nothing(fetch: Fetch, server: ModelHub) -> None:
     first = fetch()
     server.requests.clear()
@@ -233,7 +237,7 @@ def test_a_cut_connection_is_tried_again(
     hurry(monkeypatch)
     server.mood = "cuts"
     folder = fetch().folder
-    assert server.mood == "normal"
+    assert server.cuts == 1
     assert (folder / "model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
 
 
