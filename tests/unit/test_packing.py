@@ -48,7 +48,7 @@ def test_pack_refuses_lengths_that_do_not_fit_the_ids(ids: list[int], lengths: l
 
 @pytest.mark.parametrize(
     "packed",
-    [[], [0], [-1, 5], [1], [3, 1, 1], [1, 2, 9], [2, 1, 1, 9], [2, 3, -1, 9, 9], [1, 1, 9, 9], [10, 11, 12]],
+    [[], [0], [-1, 5], [-2, 4, 9], [1], [3, 1, 1], [1, 2, 9], [2, 1, 1, 9], [2, 3, -1, 9, 9], [1, 1, 9, 9], [10, 11, 12]],
 )
 def test_a_malformed_header_is_refused(packed: list[int]) -> None:
     with pytest.raises(ValueError):

@@ -200,3 +200,20 @@ async def test_a_failed_batch_frees_its_place(workers: Workers) -> None:
     engine.add(sound)
     with pytest.raises(EngineError):
         await engine.run(BATCH)
+
+
+async def test_a_batch_on_its_way_to_a_removed_worker_ends_with_not_ready(workers: Workers) -> None:
+    arrived = asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        arrived.set()
+        await asyncio.Event().wait()
+        return web.Response()
+
+    engine = SglangEngine(max_batch_tokens=64, workers=1)
+    engine.add(await workers.start(hang))
+    running = asyncio.create_task(engine.run(BATCH))
+    await asyncio.wait_for(arrived.wait(), 10)
+    await engine.stop()
+    with pytest.raises(NotReady):
+        await asyncio.wait_for(running, 10)
