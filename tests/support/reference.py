@@ -20,9 +20,9 @@ class Reference:
         assert self._model.max_seq_length
         self.max_tokens: int = self._model.max_seq_length
 
-    def vectors(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
-        """Float32 [n_texts, dimensions], rows of unit length. Large models are faster with small batches: no padding."""
-        encoded: NDArray[np.float32] = self._model.encode(list(texts), batch_size=batch_size, normalize_embeddings=True)
+    def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Float32 [n_texts, dimensions], rows of unit length."""
+        encoded: NDArray[np.float32] = self._model.encode(list(texts), batch_size=32, normalize_embeddings=True)
         assert encoded.dtype == np.float32
         return encoded
 
