@@ -119,6 +119,10 @@ def load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     if settings.get("tokenizer_class") in BERT_CLASSES and isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
         # transformers lets tokenizer_config.json decide these, whatever tokenizer.json says.
         tokenizer.normalizer = _bert_normalizer(settings)
+    if read_optional_object(folder / "sentence_bert_config.json").get("do_lower_case"):
+        # sentence-transformers' own wish, which comes before what the tokenizer does.
+        rest = [tokenizer.normalizer] if tokenizer.normalizer else []
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
