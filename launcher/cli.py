@@ -92,6 +92,9 @@ def _shortcuts(arguments: argparse.Namespace) -> list[str]:
         "log_file": "log.file",
     }
     given = {key: getattr(arguments, option) for option, key in keys.items()}
+    if arguments.num_gpus is not None:
+        # Whoever counts GPUs wants no silent start on the CPU.
+        given["engine.sglang.device"] = "cuda"
     return [f"{key}={_as_yaml(value)}" for key, value in given.items() if value is not None]
 
 

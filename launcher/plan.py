@@ -68,8 +68,8 @@ def choose_engine(wanted: EngineName, gpus: Sequence[str], *, sglang_installed: 
     """``auto`` is SGLang where it and a GPU are present, else OpenVINO."""
     if wanted == "sglang" and not sglang_installed:
         raise EngineError(
-            "engine.name is sglang, but SGLang is not installed here: pip install 'sgl-embed[sglang]', "
-            "or set engine.sglang.python to a Python that has it"
+            "engine.name is sglang, but SGLang is not installed here: run make setup-dev or pip install '.[sglang]', "
+            "or set engine.sglang.python to a Python that has both SGLang and this package"
         )
     if wanted == "auto":
         return "sglang" if gpus and sglang_installed else "openvino"
@@ -127,10 +127,13 @@ def worker_specs(
 
 
 def fingerprint(plan: Plan) -> str:
-    """16 hexadecimal digits that differ whenever vectors may not be compared: weights, files, precision, pooling, prompts."""
+    """16 hexadecimal digits that differ whenever vectors may not be compared: weights, files, precision, pooling, prompts.
+
+    What the files hold decides, not where they came from: a revision that changes only a README keeps the fingerprint.
+    """
     checkpoint = plan.checkpoint
     prompts = sorted(checkpoint.prompts.items())
-    parts = (content_sha256(checkpoint), plan.revision, plan.dtype, checkpoint.pooling, checkpoint.max_tokens, prompts)
+    parts = (content_sha256(checkpoint), plan.dtype, checkpoint.pooling, checkpoint.max_tokens, prompts)
     return sha256(repr(parts).encode()).hexdigest()[:16]
 
 

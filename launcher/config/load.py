@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from launcher.config.explain import explain
 from launcher.config.schema import Config, Section
 from launcher.errors import ConfigError
 
@@ -20,15 +21,20 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Conf
     Raises ``ConfigError`` for an unreadable file, an unknown key (with the nearest known one) or a value out of range.
     """
     settings = _read(path) if path else {}
+    config = _check(settings, f"{path}: ")
     for override in overrides:
         _apply(settings, override)
-    origin = f"{path}: " if path else ""
+        config = _check(settings, "")
+    return config
+
+
+def _check(settings: dict[str, Any], origin: str) -> Config:
     _refuse_unknown_keys(settings, Config, prefix="", origin=origin)
     try:
         return msgspec.convert(settings, Config)
     except msgspec.ValidationError as error:
-        reason, _, where = str(error).partition(" - at `$.")
-        raise ConfigError(f"{origin}{where.rstrip('`')}: {_lower_first(reason)}") from None
+        key, reason = explain(error, Config)
+        raise ConfigError(f"{origin}{key}: {reason}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -91,7 +97,3 @@ def _refuse_unknown_keys(settings: Mapping[Any, Any], section: type[Section], pr
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{origin}{prefix}{key}: expected a section with keys, got {value!r}")
             _refuse_unknown_keys(value, kind, f"{prefix}{key}.", origin)
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from launcher.config.explain import explain
 from launcher.config.schema import Truncate
 from launcher.embedding.service import Inputs
 from launcher.errors import InvalidRequest
@@ -41,14 +42,8 @@ def parse_body(body: bytes, schema: type[Body]) -> Body:
     try:
         return msgspec.json.decode(body, type=schema)
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$.")
-        missing = reason.partition("missing required field `")[2].rstrip("`")
-        field = missing or path.rstrip("`")
-        if missing:
-            reason = f"{missing}: this field is required"
-        else:
-            reason = f"{field or 'the body'}: {reason[:1].lower()}{reason[1:]}"
-        raise InvalidRequest(reason, param=field or None) from None
+        field, reason = explain(error, schema)
+        raise InvalidRequest(f"{field or 'the body'}: {reason}", param=field or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     except RecursionError:

@@ -118,3 +118,25 @@ def test_listening_on_all_addresses_without_keys_is_warned_of(tiny_checkpoint):
     with running_server("--model", str(tiny_checkpoint), *TINY, "--host", "0.0.0.0") as server:
         assert "without API keys" in server.output()
         assert server.base_url.startswith("http://127.0.0.1:")
+
+
+def test_counting_gpus_where_there_are_none_is_refused(tiny_checkpoint):
+    ended = run(
+        "plan",
+        "--model",
+        str(tiny_checkpoint),
+        "--engine",
+        "sglang",
+        "--num-gpus",
+        "4",
+        environment={"CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert ended.returncode == 4
+    assert "no NVIDIA GPU is visible" in ended.stderr
+
+
+def test_a_short_limit_serves(tiny_checkpoint):
+    with running_server("--model", str(tiny_checkpoint), *TINY, "--set", "model.max_tokens=3") as server:
+        body = {"model": "tiny-zh", "input": "很长的文字"}
+        reply = httpx.post(f"{server.base_url}/v1/embeddings", json=body)
+        assert reply.json()["usage"]["prompt_tokens"] == 3

@@ -158,12 +158,12 @@ def test_ids_of_another_tokenizer_are_explained(client):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("encoding_format", "int8", "encoding_format: invalid enum value 'int8'"),
+        ("encoding_format", "int8", "encoding_format: invalid enum value 'int8', expected float or base64"),
         ("dimensions", 64, "dimensions: 64 is not a size of this model, which has 128"),
         ("dimensions", 0, "dimensions: 0 is not a size"),
         ("dimensions", "128", "dimensions: expected `int | null`, got `str`"),
         ("input_type", "question", "input_type: invalid enum value 'question'"),
-        ("truncate", "middle", "truncate: invalid enum value 'middle'"),
+        ("truncate", "middle", "truncate: invalid enum value 'middle', expected end or start or none"),
         ("model", 5, "model: expected `str`, got `int`"),
         ("model", None, "model: expected `str`, got `null`"),
     ],
