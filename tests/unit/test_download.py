@@ -29,8 +29,9 @@ from tests.support.hub import COMMIT, ModelHub, model_hub
 
 ID = "org/tiny-zh"
 SOURCES = ["huggingface", "modelscope"]
-# Far from any time measured here (0.1 s), close enough for a test that waits for it.
-TIMEOUT_S = 0.5
+# For tests that wait until it is over. All others have time enough for a machine with much else to do.
+SHORT = {"timeout_s": 0.5}
+PATIENCE_S = 30.0
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ class Fetch:
 
     def __init__(self, source: str, server: ModelHub, cache: Path) -> None:
         self.hub: dict[str, Any] = {
-            "source": source, "endpoint": server.url, "cache_dir": str(cache), "timeout_s": TIMEOUT_S,
+            "source": source, "endpoint": server.url, "cache_dir": str(cache), "timeout_s": PATIENCE_S,
         }  # fmt: skip
         self.said: list[str] = []
 
@@ -172,8 +173,8 @@ def test_offline_uses_the_disk_and_opens_no_connection(fetch: Fetch, server: Mod
 def test_a_hub_that_does_not_answer(fetch: Fetch, server: ModelHub, mood: Any) -> None:
     server.mood = mood
     started = time.monotonic()
-    error = fetch.error()
-    assert time.monotonic() - started < TIMEOUT_S + 1
+    error = fetch.error(hub=SHORT)
+    assert time.monotonic() - started < PATIENCE_S / 2
     assert isinstance(error, HubUnreachable)
     assert server.url in str(error)
     assert "model.hub.endpoint" in str(error)
@@ -182,8 +183,8 @@ def test_a_hub_that_does_not_answer(fetch: Fetch, server: ModelHub, mood: Any) -
 def test_a_port_where_nothing_listens(fetch: Fetch, server: ModelHub) -> None:
     server.server_close()
     started = time.monotonic()
-    assert isinstance(fetch.error(hub={"timeout_s": 5.0}), HubUnreachable)
-    assert time.monotonic() - started < 2
+    assert isinstance(fetch.error(), HubUnreachable)
+    assert time.monotonic() - started < PATIENCE_S / 2
 
 
 @pytest.mark.parametrize("mood", ["silent", "broken"])
@@ -195,8 +196,8 @@ def test_the_copy_on_disk_serves_when_no_hub_answers(
     monkeypatch.setattr(hub_rules, "ASK_WITH_COPY_S", 0.2)
     started = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        assert fetch(hub={"timeout_s": 60.0}).folder == first.folder
-    assert time.monotonic() - started < 2
+        assert fetch().folder == first.folder
+    assert time.monotonic() - started < PATIENCE_S / 2
     assert "serving the copy" in caplog.text
     assert server.url in caplog.text
 
@@ -247,10 +248,10 @@ def test_a_download_that_breaks_off_ends_with_an_error_and_goes_on_later(
 ) -> None:
     hurry(monkeypatch)
     server.mood = mood
-    error = fetch.error()
+    error = fetch.error(hub={"timeout_s": 2.0})
     assert not isinstance(error, HubUnreachable)
     assert ID in str(error) and "start again" in str(error)
-    assert isinstance(fetch.error(), HubUnreachable), "half a model is no copy to serve"
+    assert isinstance(fetch.error(hub=SHORT), HubUnreachable), "half a model is no copy to serve"
     server.mood = "normal"
     assert (fetch().folder / "model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
 
@@ -364,7 +365,7 @@ def minilm_package(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def unreachable(tmp_path: Path) -> Hub:
     """The discard port, where nothing listens."""
-    return Hub(endpoint="http://127.0.0.1:9", timeout_s=TIMEOUT_S, cache_dir=str(tmp_path / "cache"))
+    return Hub(endpoint="http://127.0.0.1:9", timeout_s=PATIENCE_S, cache_dir=str(tmp_path / "cache"))
 
 
 def test_the_fallback_has_its_own_name_and_settings(
