@@ -30,7 +30,8 @@ BACKLOG = 2048
 def serve(config: Config) -> int:
     """Serve until SIGINT or SIGTERM. The exit status is 0 where every accepted request was answered."""
     file = config.server.api_keys_file
-    keys = read_keys(Path(file) if file else None, os.environ.get(ENVIRONMENT_VARIABLE))
+    # Taken out, so that worker processes do not inherit the keys.
+    keys = read_keys(Path(file) if file else None, os.environ.pop(ENVIRONMENT_VARIABLE, None))
     # Before the model is fetched: a taken port should not cost a download.
     with bind(config.server) as listener:
         if not keys and not is_loopback(config.server.host):

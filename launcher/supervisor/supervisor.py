@@ -78,9 +78,13 @@ class Supervisor:
         await asyncio.gather(*(process.stop(STOP_TIMEOUT_S) for process in self._processes))
 
     async def _start(self, name: str, spec: WorkerSpec, port: int) -> None:
-        process = WorkerProcess(
-            name, worker_argv(spec, port=port), worker_env(spec), lambda line: log.info("%s: %s", name, line)
-        )
+        # A start is full of warnings that do not hold for packed batches; the process keeps the last of them for its death.
+        level = logging.DEBUG
+
+        def relay(line: str) -> None:
+            log.log(level, "%s: %s", name, line)
+
+        process = WorkerProcess(name, worker_argv(spec, port=port), worker_env(spec), relay)
         self._processes.append(process)
         log.info("%s: starting SGLang (takes 25-60 s)", name)
         await process.start()
@@ -94,6 +98,7 @@ class Supervisor:
             if isinstance(error, TimeoutError):
                 raise EngineError(self._too_slow(process)) from None
             raise
+        level = logging.INFO
         self._engine.add(client)
 
     async def _timed(self, done: str, work: Coroutine[Any, Any, None]) -> None:

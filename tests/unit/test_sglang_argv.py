@@ -98,10 +98,6 @@ def test_the_encoder_takes_the_place_of_every_bert_architecture() -> None:
     assert worker_env(CPU)["SGLANG_EXTERNAL_MODEL_PACKAGE"] == "launcher.engines.sglang.plugin.models"
 
 
-def test_the_self_test_takes_the_place_of_sglangs_warm_up() -> None:
-    assert "--skip-server-warmup" in worker_argv(CPU, port=1)
-
-
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
 def test_the_plugin_is_told_the_pooling(pooling: str) -> None:
     assert worker_env(replace(CPU, pooling=pooling))["SGLEMBED_POOLING"] == pooling  # type: ignore[arg-type]

@@ -60,8 +60,6 @@ def worker_argv(spec: WorkerSpec, *, port: int | str) -> list[str]:
         *_encoder_args(),
         *_size_args(spec),
         *("--json-model-override-args", json.dumps(CONFIG_OVERRIDES)),
-        # The self-test at start-up takes its place; SGLang's own sends a request that is not packed.
-        "--skip-server-warmup",
         # At "info" each batch and each HTTP request is a line.
         *("--log-level", "warning"),
         *spec.extra_args,
