@@ -20,7 +20,7 @@ from launcher.engines.openvino.engine import OpenVinoEngine
 from launcher.errors import ModelError
 from launcher.models.checkpoint import ACTIVATIONS, read_checkpoint
 from tests.support import texts
-from tests.support.checkpoints import TINY, write_checkpoint
+from tests.support.checkpoints import TINY, Shape, write_checkpoint
 from tests.support.reference import Reference
 
 # Between numbers of unit vectors. The two kinds of gelu, erf and tanh, are 6e-5 apart.
@@ -53,6 +53,22 @@ def rewrite(folder: Path, change: Callable[[Tensors], Tensors]) -> Path:
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_activations(tmp_path: Path, activation: str) -> None:
     folder = write_checkpoint(tmp_path / "model", replace(TINY, hidden_act=activation))
+    np.testing.assert_allclose(encode(folder), Reference(folder).vectors(texts.SENTENCES), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        # Large enough for the place of the epsilon to matter.
+        replace(TINY, layer_norm_eps=0.1),
+        replace(TINY, num_attention_heads=8),
+        replace(TINY, hidden_size=96, num_attention_heads=3, intermediate_size=100),
+        replace(TINY, type_vocab_size=1, max_position_embeddings=64, num_hidden_layers=1),
+    ],
+    ids=["wide epsilon", "many heads", "odd sizes", "one type, one layer"],
+)
+def test_shapes(tmp_path: Path, shape: Shape) -> None:
+    folder = write_checkpoint(tmp_path / "model", shape)
     np.testing.assert_allclose(encode(folder), Reference(folder).vectors(texts.SENTENCES), atol=TOLERANCE)
 
 
