@@ -121,7 +121,7 @@ def running(pid: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def progress(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="launcher.supervisor")
+    caplog.set_level("DEBUG", logger="launcher.supervisor")
 
 
 async def test_workers_serve_once_each_passed_its_self_test(
