@@ -145,9 +145,10 @@ def test_ids_of_another_tokenizer_are_recognised(tokenizer, foreign):
         tokenizer.check_ids([CLS, 5, foreign, 6], 3, "end")
 
 
-def test_a_negative_id_is_just_wrong(tokenizer):
+@pytest.mark.parametrize("after", [5, 99999])
+def test_a_negative_id_is_just_wrong(tokenizer, after):
     with pytest.raises(InvalidRequest, match=rf"^input\[0\]\[1\]: token id -1 is outside .* {VOCAB_SIZE}$"):
-        tokenizer.check_ids([CLS, -1, 99999], 0, "end")
+        tokenizer.check_ids([CLS, -1, after], 0, "end")
 
 
 def test_no_ids_are_no_input(tokenizer):
