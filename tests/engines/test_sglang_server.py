@@ -187,7 +187,7 @@ async def test_a_small_model_takes_little_memory(engine: SglangEngine) -> None:
 async def test_a_checkpoint_that_lacks_a_weight_ends_the_start_with_the_reason(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="launcher.supervisor")
+    caplog.set_level(logging.DEBUG, logger="launcher.supervisor")
     folder = write_checkpoint(tmp_path / "broken")
     weights = load_file(folder / "model.safetensors")
     del weights["encoder.layer.1.output.dense.bias"]
