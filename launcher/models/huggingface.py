@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launcher.config.schema import Model
 from launcher.errors import ModelError
@@ -26,7 +26,7 @@ class HuggingFaceHub:
         # The library's Xet transfer ignores mirrors and is known to hang (huggingface/xet-core issues 470 and 883); plain
         # HTTP goes on where it broke off and has read timeouts.
         prepare_library(HF_HUB_DISABLE_XET="1")
-        from huggingface_hub import HfApi, get_session
+        from huggingface_hub import HfApi
 
         self._id = model.id
         self._revision = model.revision
@@ -35,8 +35,24 @@ class HuggingFaceHub:
         self._timeout_s = model.hub.timeout_s
         self._api = HfApi(endpoint=model.hub.endpoint and model.hub.endpoint.rstrip("/"))
         self.endpoint = self._api.endpoint
-        # The library waits for ever where it names no timeout, as when it lists a repository.
-        get_session().timeout = model.hub.timeout_s
+        self._bound_waits()
+
+    def _bound_waits(self) -> None:
+        """The library asks what a repository holds without any timeout, and six times 60 s for each file's size.
+
+        ``HF_HUB_DOWNLOAD_TIMEOUT``, 10 s unless set, is its limit for a silence within a file; here it holds for all.
+        """
+        from huggingface_hub import close_session, constants, get_session
+
+        def limit_silence(request: Any) -> None:
+            given: dict[str, float | None] = request.extensions["timeout"]
+            request.extensions["timeout"] = {
+                phase: self._timeout_s if seconds is None else min(seconds, constants.HF_HUB_DOWNLOAD_TIMEOUT)
+                for phase, seconds in given.items()
+            }
+
+        close_session()
+        get_session().event_hooks["request"].append(limit_silence)
 
     def cached(self) -> CachedModel | None:
         from huggingface_hub import get_cached_repo_tree, snapshot_download

@@ -45,6 +45,7 @@ class ModelHub(ThreadingHTTPServer):
         self.mood: Mood = "normal"
         self.token: str | None = None
         self.requests: list[str] = []
+        self.silent_after: int | None = None
         self.cuts = 0
         self.closing = threading.Event()
 
@@ -85,19 +86,30 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         self.server.requests.append(path)
-        if self.server.mood == "silent":
-            self.server.closing.wait()
-            self.close_connection = True
-        elif self.server.mood == "gone":
-            self.close_connection = True
-        elif self.server.mood == "broken":
-            self.refuse(503)
-        elif self.server.mood == "portal":
-            self.answer(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
-        elif self.server.mood == "blocked":
-            self.answer(403, b"<html>Not for you</html>", {"Content-Type": "text/html"})
-        elif self.server.token is not None and self.headers.get("Authorization") != f"Bearer {self.server.token}":
+        if self.server.silent_after is not None and len(self.server.requests) > self.server.silent_after:
+            self.server.mood = "silent"
+        match self.server.mood:
+            case "silent":
+                self.server.closing.wait()
+                self.close_connection = True
+            case "gone":
+                self.close_connection = True
+            case "broken":
+                self.refuse(503)
+            case "portal":
+                self.answer(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
+            case "blocked":
+                self.answer(403, b"<html>Not for you</html>", {"Content-Type": "text/html"})
+            case _:
+                self.route(path, query)
+
+    def route(self, path: str, query: Mapping[str, str]) -> None:
+        # http.server itself forgives a doubled slash; not every hub does.
+        target = self.requestline.split()[1]
+        if self.server.token is not None and self.headers.get("Authorization") != f"Bearer {self.server.token}":
             self.refuse(401)
+        elif target.startswith("//"):
+            self.refuse(404)
         elif match := MODELSCOPE.fullmatch(path):
             self.modelscope(match, query)
         elif match := RESOLVE.fullmatch(path):
@@ -140,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
                 {"Path": name, "Type": "blob", "Size": len(content), "Sha256": hashlib.sha256(content).hexdigest()}
                 for name, content in files(folder).items()
             ]
+            # Its client knows listings that leave a size out.
+            del listing[0]["Size"]
             self.answer_json({"Code": 200, "Success": True, "Data": {"Files": listing}})
         elif self.server.mood == "gated":
             self.refuse(403)

@@ -158,6 +158,15 @@ def test_a_pinned_copy_that_another_program_made_is_completed(
     assert read_checkpoint(folder, Model()).pooling == "cls"
 
 
+@pytest.mark.parametrize("source", ["modelscope"], indirect=True)
+def test_a_folder_of_modelscopes_older_client_may_hold_any_revision(fetch: Fetch, server: ModelHub, tmp_path: Path) -> None:
+    older = tmp_path / "cache" / "models" / "org" / "tiny-zh"
+    shutil.copytree(fetch(revision=COMMIT).folder, older)
+    server.requests.clear()
+    assert fetch(revision=COMMIT).folder == older
+    assert server.requests, "its files were not compared with the commit's"
+
+
 def test_offline_uses_the_disk_and_opens_no_connection(fetch: Fetch, server: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
     message = str(fetch.error(hub={"offline": True}))
     assert ID in message and "model.hub.offline" in message
@@ -256,12 +265,21 @@ def test_a_download_that_breaks_off_ends_with_an_error_and_goes_on_later(
     assert (fetch().folder / "model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("answers", [1, 2, 3])
+def test_a_hub_that_falls_silent_later(fetch: Fetch, server: ModelHub, answers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+    server.silent_after = answers
+    started = time.monotonic()
+    assert ID in str(fetch.error(hub={"timeout_s": 2.0}))
+    assert time.monotonic() - started < PATIENCE_S / 2
+    assert len(server.requests) > answers
+
+
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The libraries' own pauses add up to a minute; a fraction of each shows the same."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.05)
-    monkeypatch.setattr("huggingface_hub.file_download._ETAG_RETRY_TIMEOUT", 0.05)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
-    monkeypatch.setattr("modelscope_hub._legacy_api.DOWNLOAD_TIMEOUT", 0.05)
+    monkeypatch.setattr("modelscope_hub._legacy_api.DOWNLOAD_TIMEOUT", 0.2)
     monkeypatch.setattr("modelscope_hub._download.DOWNLOAD_RETRY_MAX_DELAY_SECONDS", 0.01)
 
 
