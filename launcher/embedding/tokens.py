@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from launcher.config.schema import Truncate
+from launcher.embedding.slices import slice_bounds
 from launcher.errors import ContextLengthExceeded, InvalidRequest, ModelError
 from launcher.models.files import read_optional_object
 
@@ -26,6 +27,8 @@ SPECIAL_TOKENS = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
+# The tokenizers package holds some 500 bytes for each token until a call returns: 5 million characters at once took 2 GB.
+GROUP_CHARACTERS = 100_000
 BERT_CLASSES = (None, "BertTokenizer", "BertTokenizerFast")
 
 
@@ -61,11 +64,34 @@ class Tokenizer:
     def encode(self, texts: Sequence[str], truncate: Truncate) -> list[TokenizedInput]:
         """Raises ``InvalidRequest`` for a text that is not Unicode, ``ContextLengthExceeded`` for one that may not be cut."""
         try:
-            encodings = self._tokenizer.encode_batch_fast(list(texts))
+            tokenized: list[TokenizedInput] = []
+            for group in in_groups(texts, GROUP_CHARACTERS):
+                if len(group) == 1 and len(group[0]) > GROUP_CHARACTERS:
+                    tokenized.append(self._encode_long(group[0], len(tokenized), truncate))
+                else:
+                    encodings = self._tokenizer.encode_batch_fast(list(group))
+                    tokenized += [self._fit(encoding.ids, len(tokenized) + i, truncate) for i, encoding in enumerate(encodings)]
         except TypeError:
             _refuse_surrogates(texts)
             raise
-        return [self._fit(encoding.ids, i, truncate) for i, encoding in enumerate(encodings)]
+        return tokenized
+
+    def _encode_long(self, text: str, index: int, truncate: Truncate) -> TokenizedInput:
+        """Slice by slice from the side that is kept, as far as the limit; "none" counts to the end for its message."""
+        bounds = slice_bounds(text, GROUP_CHARACTERS)
+        kept: list[int] = []
+        count = 0
+        for start, end in reversed(bounds) if truncate == "start" else bounds:
+            ids = self._tokenizer.encode(text[start:end], add_special_tokens=False).ids
+            count += len(ids)
+            if len(kept) <= self.max_tokens:
+                kept = [*ids, *kept] if truncate == "start" else [*kept, *ids]
+            elif truncate != "none":
+                break
+        special = len(self._prefix) + len(self._suffix)
+        if truncate == "none" and count + special > self.max_tokens:
+            raise ContextLengthExceeded(index, count + special, self.max_tokens)
+        return self._fit([*self._prefix, *kept, *self._suffix], index, truncate)
 
     def check_ids(self, ids: Sequence[int], index: int, truncate: Truncate) -> TokenizedInput:
         """Ids used as given, special tokens being the caller's affair. ``index`` is the input's place in the request."""
@@ -100,6 +126,17 @@ class Tokenizer:
                 "(in LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
             )
         return InvalidRequest(message, param="input")
+
+
+def in_groups(texts: Sequence[str], characters: int) -> Iterator[Sequence[str]]:
+    """Neighbouring texts of together at most ``characters``; a longer text is a group of its own."""
+    start = total = 0
+    for i, text in enumerate(texts):
+        if i > start and total + len(text) > characters:
+            yield texts[start:i]
+            start, total = i, 0
+        total += len(text)
+    yield texts[start:]
 
 
 def load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
