@@ -40,7 +40,7 @@ def openvino_server(tiny_checkpoint: Path) -> Iterator[RunningServer]:
 @pytest.fixture(scope="session")
 def sglang_server(tiny_checkpoint: Path) -> Iterator[RunningServer]:
     arguments = ("--model", str(tiny_checkpoint), "--engine", "sglang", "--set", "engine.dtype=float32")
-    with running_server(*arguments, timeout_s=240) as server:
+    with running_server(*arguments, timeout_s=480) as server:
         yield server
 
 

@@ -42,7 +42,7 @@ class Served:
 def minilm_on_sglang(minilm_folder: Path) -> Iterator[RunningServer]:
     """Real weights, mean pooling and half precision at once, since each SGLang server costs half a minute."""
     arguments = ("--model", str(minilm_folder), "--engine", "sglang", "--set", "model.name=all-MiniLM-L6-v2")
-    with running_server(*arguments, "--set", "engine.dtype=bfloat16", timeout_s=240) as server:
+    with running_server(*arguments, "--set", "engine.dtype=bfloat16", timeout_s=480) as server:
         yield server
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 
@@ -19,7 +21,7 @@ def client(tiny_checkpoint, tmp_path_factory):
         httpx.Client(base_url=server.base_url, timeout=30) as client,
     ):
         yield client
-        assert "key=search" in server.output()
+        server.wait_line(re.compile("key=search"), timeout_s=10)
         assert "sk-file" not in server.output()
         assert "sk-environment" not in server.output()
 
