@@ -1,6 +1,6 @@
-"""The tensors of a checkpoint, mapped from its safetensors file: reading one copies nothing.
+"""The tensors of a checkpoint as nodes of a graph, mapped from a file: OpenVINO reads them there and nothing is copied.
 
-The format is an 8-byte length, a JSON header and the tensors' bytes (https://github.com/huggingface/safetensors#format).
+The file format is an 8-byte length, a JSON header and the tensors' bytes (https://github.com/huggingface/safetensors#format).
 The ``safetensors`` package would copy each tensor into memory of its own, and has no bfloat16 for numpy.
 """
 
@@ -9,64 +9,113 @@ from __future__ import annotations
 import json
 import mmap
 import struct
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 import openvino as ov
-from openvino import opset15 as op
+from numpy.typing import NDArray
 
 from launcher.errors import ModelError
 
-FLOAT_TYPES = {"F32": ov.Type.f32, "F16": ov.Type.f16, "BF16": ov.Type.bf16}
+READABLE = ("F32", "F16", "BF16")
 # BertForMaskedLM and its kin keep the encoder under this name.
 WRAPPER_PREFIX = "bert."
 # What LayerNorm's parameters were called in checkpoints converted from TensorFlow.
 OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor's place: bytes ``start`` to ``stop`` of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
 class MappedWeights:
-    """The file stays mapped for as long as a graph built from it lives."""
+    """Must outlive every graph built from it. Raises ``ModelError`` where the file is not what it should be."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path}: cannot be read: {error}") from error
-        self._bytes = np.frombuffer(self._map, np.uint8)
-        try:
-            (header_length,) = struct.unpack_from("<Q", self._map)
-            self._tensors_start = 8 + header_length
-            self._header: dict[str, dict[str, Any]] = json.loads(self._map[8 : self._tensors_start])
-        except (struct.error, ValueError, OverflowError) as error:
-            raise ModelError(f"{path}: is not a safetensors file") from error
+                content = _map(file)
+            self._entries = _read_header(content)
+            if any(entry.dtype in ("F16", "BF16") for entry in self._entries.values()):
+                # OpenVINO would widen them itself, and hold on to the copy.
+                with tempfile.TemporaryFile() as widened:
+                    self._entries = _widen(content, self._entries, widened)
+                    content = _map(widened)
+        except (struct.error, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise ModelError(f"{path}: is not a safetensors file: {error}") from error
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read: {error} (temporary files are in {tempfile.gettempdir()})") from error
+        self._map = content
+        self._bytes = np.frombuffer(content, np.uint8)
 
     def float32(self, name: str, *shape: int) -> ov.Node:
-        """A tensor of the encoder as a float32 node, whatever precision it is stored in.
+        """A tensor of the encoder as a constant, float32 whatever it is stored as.
 
         ``name`` is as ``transformers`` writes it for ``BertModel``. Raises ``ModelError`` naming the tensor and the file
         where it is missing or has another shape.
         """
-        stored = next((alias for alias in _aliases(name) if alias in self._header), None)
+        stored = next((alias for alias in _aliases(name) if alias in self._entries), None)
         if stored is None:
             raise ModelError(f"{self._path}: the tensor {name} is missing")
-        entry = self._header[stored]
-        if tuple(entry["shape"]) != shape:
-            raise ModelError(f"{self._path}: {stored} has the shape {entry['shape']}, but config.json asks for {list(shape)}")
-        element_type = FLOAT_TYPES.get(entry["dtype"])
-        if element_type is None:
-            raise ModelError(f"{self._path}: {stored} is stored as {entry['dtype']}; only {', '.join(FLOAT_TYPES)} can be read")
-        start, stop = (self._tensors_start + offset for offset in entry["data_offsets"])
-        tensor = ov.Tensor(self._bytes[start:stop], ov.Shape(shape), element_type)
-        constant = ov.op.Constant(tensor, shared_memory=True)
-        return constant if element_type == ov.Type.f32 else op.convert(constant, ov.Type.f32)
+        entry = self._entries[stored]
+        if entry.shape != shape:
+            raise ModelError(
+                f"{self._path}: {stored} has the shape {list(entry.shape)}, but config.json asks for {list(shape)}"
+            )
+        if entry.dtype != "F32":
+            raise ModelError(f"{self._path}: {stored} is stored as {entry.dtype}; only {', '.join(READABLE)} can be read")
+        numbers = self._bytes[entry.start : entry.stop]
+        return ov.op.Constant(ov.Tensor(numbers, ov.Shape(shape), ov.Type.f32), shared_memory=True)
 
     def forget_pages(self) -> None:
         """Take what has been read out of the process's memory; it comes back by itself when it is touched again."""
         self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def _map(file: IO[bytes]) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _read_header(content: mmap.mmap) -> dict[str, Entry]:
+    (length,) = struct.unpack_from("<Q", content)
+    tensors = 8 + length
+    return {
+        name: Entry(fields["dtype"], tuple(fields["shape"]), *(tensors + offset for offset in fields["data_offsets"]))
+        for name, fields in json.loads(content[8:tensors]).items()
+        if name != "__metadata__"
+    }
+
+
+def _widen(content: mmap.mmap, entries: Mapping[str, Entry], file: IO[bytes]) -> dict[str, Entry]:
+    """Write the tensors to ``file`` as float32; those that are not numbers of a readable kind stay out."""
+    widened = {}
+    for name, entry in entries.items():
+        if entry.dtype in READABLE:
+            start = file.tell()
+            file.write(_float32(content[entry.start : entry.stop], entry.dtype).data)
+            widened[name] = Entry("F32", entry.shape, start, file.tell())
+        else:
+            widened[name] = entry
+    file.flush()
+    return widened
+
+
+def _float32(stored: bytes, dtype: str) -> NDArray[np.float32]:
+    if dtype == "BF16":
+        # The upper half of a float32.
+        return (np.frombuffer(stored, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(stored, np.float16 if dtype == "F16" else np.float32).astype(np.float32)
 
 
 def _aliases(name: str) -> Iterator[str]:
