@@ -19,6 +19,8 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
+    # A terminal without Chinese characters must not end a server that says where it listens.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         config = load_config(arguments.config, [*_shortcuts(arguments), *arguments.set])
         _start_logging(config.log)

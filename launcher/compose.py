@@ -66,7 +66,8 @@ def build(plan: Plan, keys: Mapping[str, str]) -> Parts:
     )
 
     def on_batch(inputs: int, tokens: int, seconds: float) -> None:
-        admission.observe(tokens, seconds)
+        # With a full queue all slots are busy, so a batch has only its share of the time.
+        admission.observe(tokens, seconds / engine.slots)
         metrics.batch(inputs, tokens, seconds)
 
     batcher = Batcher(engine.run, slots=engine.slots, max_batch_tokens=engine.max_batch_tokens, on_batch=on_batch)
@@ -80,7 +81,6 @@ def build(plan: Plan, keys: Mapping[str, str]) -> Parts:
         hooks=metrics,
         truncate=server.truncate,
         max_tokens_per_request=server.max_tokens_per_request,
-        request_timeout_s=server.request_timeout_s,
     )
     inference = InferenceRoutes(
         model=model,
@@ -89,6 +89,8 @@ def build(plan: Plan, keys: Mapping[str, str]) -> Parts:
         hooks=metrics,
         max_body_bytes=server.max_body_mb << 20,
         max_inputs=server.max_inputs_per_request,
+        max_tokens=server.max_tokens_per_request,
+        timeout_s=server.request_timeout_s,
     )
     app = build_app(
         [

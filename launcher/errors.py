@@ -21,6 +21,11 @@ What each means over HTTP is decided once, in ``launcher.gateway.errors``.
 
 from __future__ import annotations
 
+import math
+
+# Of what a caller sent, no more than this comes back in a message.
+MAX_ECHOED_CHARACTERS = 100
+
 
 class SglEmbedError(Exception):
     """Root of the tree; ``str()`` is a message for people."""
@@ -81,6 +86,8 @@ class ContextLengthExceeded(RequestError):
 
 class ModelNotFound(RequestError):
     def __init__(self, model: str, served: str) -> None:
+        if len(model) > MAX_ECHOED_CHARACTERS:
+            model = model[:MAX_ECHOED_CHARACTERS] + "…"
         super().__init__(
             f"the model {model!r} does not exist here; this server serves {served!r}", param="model", code="model_not_found"
         )
@@ -97,7 +104,7 @@ class Unavailable(SglEmbedError):
 
 class Overloaded(Unavailable):
     def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"the queue is full; try again in {retry_after_s:.0f} s")
+        super().__init__(f"the queue is full; try again in {math.ceil(retry_after_s)} s")
         self.retry_after_s = retry_after_s
 
 

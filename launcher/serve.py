@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,8 @@ log = logging.getLogger("launcher.serve")
 
 # Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
 BACKLOG = 2048
+# What even a hurried stop leaves for the last replies, which tell callers that the server is going.
+CLOSING_S = 1.0
 
 
 def serve(config: Config) -> int:
@@ -56,31 +60,36 @@ async def run_server(plan: Plan, keys: Mapping[str, str], listener: socket.socke
     stop = asyncio.create_task(signals.first.wait(), name="signal")
     try:
         await asyncio.wait({engine, serving, stop}, return_when=asyncio.FIRST_COMPLETED)
-        parts.readiness.drain()
-        drained = True
-        if stop.done():
-            drained = await drain(parts, signals, plan.config.server.drain_timeout_s)
-        return 0 if drained else 1
+        return await shut_down(parts, http, serving, signals, plan.config.server.drain_timeout_s if stop.done() else 0)
     finally:
         stop.cancel()
-        await parts.batcher.stop()
-        http.should_exit = True
-        await serving
         await end(engine)
 
 
-async def drain(parts: Parts, signals: Signals, timeout_s: float) -> bool:
-    """Wait for accepted requests; a second signal or the timeout ends the wait. Returns whether all were answered."""
-    log.info("stopping: finishing accepted requests (at most %g s; a second signal stops at once)", timeout_s)
-    idle = asyncio.create_task(parts.readiness.idle())
+async def shut_down(parts: Parts, http: HttpServer, serving: asyncio.Task[None], signals: Signals, timeout_s: float) -> int:
+    """Wait for accepted requests and for their replies to leave; a second signal or the timeout ends the wait.
+
+    Returns the exit status: 0 where every accepted request was answered.
+    """
+    deadline = time.monotonic() + timeout_s
+    parts.readiness.drain()
+    if timeout_s:
+        log.info("stopping: finishing accepted requests (at most %g s; a second signal stops at once)", timeout_s)
     again = asyncio.create_task(signals.second.wait())
+    idle = asyncio.create_task(parts.readiness.idle())
     await asyncio.wait({idle, again}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    drained = idle.done()
+    answered = idle.done()
     idle.cancel()
+    await parts.batcher.stop()
+    http.stop(within_s=max(deadline - time.monotonic(), CLOSING_S))
+    await asyncio.wait({serving, again}, return_when=asyncio.FIRST_COMPLETED)
     again.cancel()
-    if not drained:
-        log.warning("stopping with requests unfinished")
-    return drained
+    sent = http.stop(within_s=0)
+    await serving
+    if answered and sent:
+        return 0
+    log.warning("stopped with requests unanswered")
+    return 1
 
 
 async def end(engine: asyncio.Task[None]) -> None:
@@ -108,9 +117,16 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=server.keep_alive_s,
-                timeout_graceful_shutdown=1,
             )
         )
+
+    def stop(self, within_s: float) -> bool:
+        """Close each connection once its reply has left, the last ``within_s`` from now. Returns whether all are closed."""
+        closed = not self.server_state.connections
+        self.config.timeout_graceful_shutdown = max(math.ceil(within_s), 0)
+        self.should_exit = True
+        self.force_exit = within_s <= 0
+        return closed
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -148,12 +164,14 @@ def announce(parts: Parts, listener: socket.socket) -> None:
 
 
 def bind(server: Server) -> socket.socket:
-    """A socket bound to the configured address, not listening yet. Raises ``ConfigError``."""
+    """A socket that listens on the configured address; who connects waits. Raises ``ConfigError``."""
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((server.host, server.port))
+        # Here and not when serving begins: until then a second server could bind the same port.
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(

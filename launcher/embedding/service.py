@@ -16,7 +16,7 @@ from launcher.config.schema import Truncate
 from launcher.embedding.model import Role, ServedModel
 from launcher.embedding.tokens import TokenizedInput, Tokenizer
 from launcher.engines.base import Vectors
-from launcher.errors import DeadlineExceeded, InvalidRequest
+from launcher.errors import InvalidRequest
 from launcher.scheduling.admission import Admission
 from launcher.scheduling.batcher import Batcher
 from launcher.telemetry.hooks import Hooks
@@ -65,7 +65,6 @@ class EmbeddingService:
         hooks: Hooks,
         truncate: Truncate,
         max_tokens_per_request: int,
-        request_timeout_s: float,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -75,7 +74,6 @@ class EmbeddingService:
         self._hooks = hooks
         self._truncate: Truncate = truncate
         self._max_tokens_per_request = max_tokens_per_request
-        self._request_timeout_s = request_timeout_s
 
     async def embed(self, call: EmbedCall) -> Embedded:
         """Raises ``RequestError`` where the call is wrong and ``Unavailable`` where it cannot be done now."""
@@ -133,11 +131,7 @@ class EmbeddingService:
     async def _encode(self, tokenized: Sequence[TokenizedInput]) -> tuple[Vectors, float, float]:
         ids = [item.ids for item in tokenized]
         with self._admission.admit(sum(map(len, ids))):
-            try:
-                async with asyncio.timeout(self._request_timeout_s):
-                    job = await self._batcher.encode(ids)
-            except TimeoutError:
-                raise DeadlineExceeded(f"the request was not finished within {self._request_timeout_s:g} s") from None
+            job = await self._batcher.encode(ids)
         if self._cache.enabled:
             for key, vector in zip(ids, job.vectors, strict=True):
                 self._cache.put(key, vector)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from launcher.gateway.auth import KeyCheck
-from launcher.gateway.errors import http_error_response
+from launcher.gateway.errors import error_body, http_error_response, json_response
 from launcher.gateway.middleware import RequestContext, RequireKey
 
 EXPOSED_HEADERS = (
@@ -35,13 +37,28 @@ def build_app(
     if allowed_origins:
         middleware.append(
             Middleware(
-                CORSMiddleware,
+                Cors,
                 allow_origins=allowed_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+                # OpenAI's JavaScript client sends a dozen of its own.
+                allow_headers=["*"],
                 expose_headers=EXPOSED_HEADERS,
             )
         )
     if keys:
         middleware.append(Middleware(RequireKey, keys=KeyCheck(keys)))
-    return Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: http_error_response})
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: http_error_response})
+    # A redirect would name the Host header's address, whatever proxy stands before this server.
+    app.router.redirect_slashes = False
+    return app
+
+
+class Cors(CORSMiddleware):
+    """Refuses a preflight with this server's error body instead of plain text."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        reason = bytes(response.body).decode()
+        return json_response(error_body(f"{reason} (server.cors)", "invalid_request_error", None, None), response.status_code)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from launcher.config.load import StrictLoader
 from launcher.errors import ConfigError, Unauthorized
 
 ENVIRONMENT_VARIABLE = "SGL_EMBED_API_KEYS"
@@ -24,17 +25,19 @@ def read_keys(file: Path | None, environment: str | None) -> dict[str, str]:
         name, colon, key = entry.strip().partition(":")
         if not colon or not name or not key:
             raise ConfigError(f"{ENVIRONMENT_VARIABLE}: entry {i + 1} is not of the form name:key")
+        if name in keys:
+            raise ConfigError(f"{ENVIRONMENT_VARIABLE}: the name {name!r} stands twice; give each key a name of its own")
         keys[name] = key
     return keys
 
 
 def _from_file(file: Path) -> dict[str, str]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictLoader)
     except OSError as error:
         raise ConfigError(f"server.api_keys_file: {file}: cannot be read: {error.strerror}") from None
-    except yaml.YAMLError:
-        raise ConfigError(f"server.api_keys_file: {file}: not lines of the form 'name: key'") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(f"server.api_keys_file: {file}: not UTF-8 lines of the form 'name: key', each name once") from None
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"server.api_keys_file: {file}: expected lines of the form 'name: key'")
     if bad := [name for name, key in content.items() if not isinstance(key, str) or not key]:
@@ -48,12 +51,12 @@ class KeyCheck:
     def __init__(self, keys: Mapping[str, str]) -> None:
         self._digests = {name: sha256(key.encode()).digest() for name, key in keys.items()}
 
-    def name_of(self, authorization: str | None) -> str:
-        """The key's name. Raises ``Unauthorized``."""
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+    def name_of(self, authorization: bytes) -> str:
+        """The key's name, for the header's value as it came. Raises ``Unauthorized``."""
+        scheme, _, key = authorization.partition(b" ")
+        if scheme.lower() != b"bearer" or not key.strip():
             raise Unauthorized("an API key is needed here: send the header 'Authorization: Bearer <key>'")
-        digest = sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        digest = sha256(key.strip()).digest()
         # Each digest is compared, so that the time says nothing about which one matched.
         matches = [name for name, known in self._digests.items() if hmac.compare_digest(known, digest)]
         if not matches:

@@ -5,7 +5,6 @@ The body follows OpenAI's shape: ``{"error": {"message", "type", "param", "code"
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 
@@ -23,8 +22,6 @@ from launcher.errors import (
     SglEmbedError,
     Unauthorized,
 )
-
-log = logging.getLogger("launcher.gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,6 @@ def error_response(error: SglEmbedError) -> Response:
     """The reply to an error that was raised on purpose; an engine's own words stay in the log."""
     meaning = next((meaning for kind, meaning in MEANINGS if isinstance(error, kind)), INTERNAL)
     if meaning is INTERNAL:
-        log.error("the engine failed: %s", error)
         return internal_error("the engine failed on this request")
     param = error.param if isinstance(error, RequestError) else None
     code = (error.code if isinstance(error, RequestError) else None) or meaning.code

@@ -15,6 +15,7 @@ from launcher.gateway.errors import error_response, internal_error
 
 log = logging.getLogger("launcher.access")
 
+MAX_LOGGED_PATH = 200
 ACCEPTED_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Probes and scrapers carry no key; the documentation holds nothing to protect.
 OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/metrics", "/openapi.json", "/docs"})
@@ -33,6 +34,7 @@ class RequestContext:
             return
         started = time.perf_counter()
         request_id = _request_id(scope)
+        scope["request_id"] = request_id.decode()
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -49,15 +51,17 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception:
-            log.exception("request %s failed: a bug", request_id.decode())
+            log.exception("request %s failed: a bug", scope["request_id"])
             if status:
                 raise
             await internal_error("something went wrong inside the server")(scope, receive, send_with_headers)
         level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
         if log.isEnabledFor(level):
             ms = (time.perf_counter() - started) * 1e3
+            # As it was sent, so that a decoded line break cannot forge a line.
+            path = scope["raw_path"][:MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
             who = scope.get("key_name", "-")
-            log.log(level, "%s %s %d %.1fms key=%s id=%s", scope["method"], scope["path"], status, ms, who, request_id.decode())
+            log.log(level, "%s %s %d %.1fms key=%s id=%s", scope["method"], path, status, ms, who, scope["request_id"])
 
 
 def _request_id(scope: Scope) -> bytes:
@@ -78,7 +82,7 @@ class RequireKey:
         if scope["path"] not in OPEN_PATHS and not scope["path"].startswith("/docs/"):
             header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
             try:
-                scope["key_name"] = self._keys.name_of(header.decode("latin-1"))
+                scope["key_name"] = self._keys.name_of(header)
             except Unauthorized as error:
                 await error_response(error)(scope, receive, send)
                 return

@@ -5,26 +5,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from launcher.errors import NotReady
 
 
 class Readiness:
-    """Starts as "starting"; ``serve`` and ``drain`` move it on. ``sources`` are asked for a reason against, in order."""
+    """Starts as "starting"; ``serve`` and ``drain`` move it on.
+
+    A request passes two gates: ``arriving`` while its body is read, which a drain breaks off, and ``answering`` from then
+    until its reply is sent, which a drain waits for.
+    """
 
     def __init__(self) -> None:
         self._phase_reason: str | None = "the server is starting"
         self._sources: tuple[Callable[[], str | None], ...] = ()
-        self._in_flight = 0
+        self._draining = False
+        self._arriving: set[asyncio.Task[Any]] = set()
+        self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     def serve(self, *sources: Callable[[], str | None]) -> None:
+        """Take requests from now on, unless one of ``sources`` gives a reason against it."""
         self._phase_reason = None
         self._sources = sources
 
     def drain(self) -> None:
         self._phase_reason = "the server is shutting down"
+        self._draining = True
+        for task in self._arriving:
+            task.cancel()
 
     def reason(self) -> str | None:
         """None when new requests are taken, else why not."""
@@ -33,17 +44,32 @@ class Readiness:
         return next((reason for source in self._sources if (reason := source())), None)
 
     @contextmanager
-    def request(self) -> Iterator[None]:
-        """Hold open while a request is answered. Raises ``NotReady`` where none may begin."""
+    def arriving(self) -> Iterator[None]:
+        """Hold open while a body is read. Raises ``NotReady`` where no request may begin, or when a drain begins meanwhile."""
         if reason := self.reason():
             raise NotReady(reason)
-        self._in_flight += 1
+        task = asyncio.current_task()
+        assert task
+        self._arriving.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._draining or task.uncancel():
+                raise
+            raise NotReady("the server is shutting down") from None
+        finally:
+            self._arriving.discard(task)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Hold open from an accepted request to the end of its reply."""
+        self._answering += 1
         self._idle.clear()
         try:
             yield
         finally:
-            self._in_flight -= 1
-            if not self._in_flight:
+            self._answering -= 1
+            if not self._answering:
                 self._idle.set()
 
     async def idle(self) -> None:

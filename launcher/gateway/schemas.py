@@ -43,15 +43,17 @@ def parse_body(body: bytes, schema: type[Body]) -> Body:
         return msgspec.json.decode(body, type=schema)
     except msgspec.ValidationError as error:
         field, reason = explain(error, schema)
-        raise InvalidRequest(f"{field or 'the body'}: {reason}", param=field or None) from None
+        raise InvalidRequest(f"{field or 'the body'}: {reason}", param=field.partition("[")[0] or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
 
 
-def parse_input(value: object, max_inputs: int) -> Inputs:
+def parse_input(value: object, max_inputs: int, max_tokens: int) -> Inputs:
     """Bring the four forms of ``input`` to a list of texts or a list of lists of token ids.
+
+    ``max_tokens`` bounds a single list of ids, before anything goes through it.
 
     Raises ``InvalidRequest`` naming the element at fault. Whether ids are in the vocabulary is checked later.
     """
@@ -63,6 +65,8 @@ def parse_input(value: object, max_inputs: int) -> Inputs:
         raise _invalid("input", "the list is empty")
     first = value[0]
     if type(first) is int:
+        if len(value) > max_tokens:
+            raise _invalid("input", f"{len(value)} token ids in one request, but this server takes at most {max_tokens}")
         return [_ids("input", value)]
     if len(value) > max_inputs:
         raise _invalid("input", f"{len(value)} inputs in one request, but this server takes at most {max_inputs}")

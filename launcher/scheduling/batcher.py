@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.engines.base import Batch, Vectors
-from launcher.errors import NotReady
+from launcher.errors import EngineError, NotReady
 from launcher.scheduling.queue import Job, Piece, take_batch
 
 
@@ -80,6 +80,8 @@ class Batcher:
         batch = pack_batch(pieces)
         try:
             vectors = await self._run(batch)
+            if len(vectors) != len(batch.lengths):
+                raise EngineError(f"the engine gave {len(vectors)} vectors for {len(batch.lengths)} inputs")
         except asyncio.CancelledError:
             _fail(pieces, NotReady("the server is shutting down"))
             raise

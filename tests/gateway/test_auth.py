@@ -58,7 +58,12 @@ def test_a_browser_at_an_allowed_origin_may_call(client):
     )
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-origin"] == "https://app.example"
-    assert "Authorization" in preflight.headers["access-control-allow-headers"]
+    assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+    refused = client.options(
+        "/v1/embeddings", headers={"origin": "https://evil.example", "access-control-request-method": "POST"}
+    )
+    assert refused.status_code == 400
+    assert "Disallowed CORS origin" in refused.json()["error"]["message"]
     reply = client.post(
         "/v1/embeddings", json=BODY, headers={"authorization": "Bearer sk-file", "origin": "https://app.example"}
     )

@@ -62,6 +62,8 @@ def test_configuration_is_immutable():
         ("engine: {dtype: float8}", r"engine\.dtype: invalid enum value 'float8', expected auto or float32 or"),
         ("model: bge", r"model: expected a section"),
         ("- 1", r"expected sections"),
+        ("a: \x07\n", r"not valid YAML"),
+        ("? [1, 2]\n: 3\n", r"not valid YAML: found unhashable key"),
         ("model: {id: a\n", r"not valid YAML.*line 2"),
         ("server: {port: 1}\nserver: {port: 2}\n", r"the key 'server' stands twice \(line 2\)"),
     ],
@@ -69,6 +71,11 @@ def test_configuration_is_immutable():
 def test_mistakes_name_the_key(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load_config(write(tmp_path, text))
+
+
+def test_yaml_merge_keys_are_no_repeated_keys(tmp_path):
+    text = "server: &one {port: 1}\nengine:\n  <<: {dtype: float32}\n  dtype: bfloat16\n"
+    assert load_config(write(tmp_path, text)).engine.dtype == "bfloat16"
 
 
 def test_a_missing_file_and_a_binary_file(tmp_path):

@@ -104,6 +104,18 @@ async def test_a_failed_batch_fails_its_jobs_and_not_the_batcher(batcher, engine
     assert batcher.unready_reason() is None
 
 
+async def test_too_few_vectors_fail_the_jobs_of_the_batch(engine):
+    async def run(batch: Batch) -> np.ndarray:
+        return np.zeros((len(batch.lengths) - 1, 2), np.float32)
+
+    batcher = Batcher(run, slots=1, max_batch_tokens=10, on_batch=lambda *_: None)
+    batcher.start()
+    with pytest.raises(EngineError, match="gave 1 vectors for 2 inputs"):
+        await batcher.encode(inputs(1, 1))
+    assert batcher.unready_reason() is None
+    await batcher.stop()
+
+
 async def test_work_of_a_cancelled_caller_is_not_run(batcher, engine):
     engine.gate.clear()
     running = asyncio.create_task(batcher.encode(inputs(1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 
 import aiohttp
 import numpy as np
@@ -12,6 +13,8 @@ import orjson
 from launcher.engines.base import Batch, Vectors
 from launcher.engines.sglang.packing import pack
 from launcher.errors import EngineError, NotReady
+
+log = logging.getLogger(__name__)
 
 # Far above any batch; it only ends the wait for a worker that hangs.
 BATCH_TIMEOUT_S = 300.0
@@ -47,7 +50,8 @@ class WorkerClient:
         except TimeoutError as error:
             raise EngineError(f"the worker at {self.url} did not answer within {BATCH_TIMEOUT_S:g} s") from error
         except aiohttp.ClientError as error:
-            raise NotReady(f"the worker at {self.url} is gone: {error}") from error
+            log.error("the worker at %s is gone: %s", self.url, error)
+            raise NotReady("the worker is gone") from error
         if response.status != 200:
             raise EngineError(f"the worker at {self.url} answered {response.status}: {_excerpt(reply)}")
         return decode_reply(reply, len(batch.lengths))

@@ -5,17 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from launcher.embedding.model import Role, ServedModel
 from launcher.embedding.service import EmbedCall, Embedded, EmbeddingService
-from launcher.errors import SglEmbedError
-from launcher.gateway.body import read_json_body
 from launcher.gateway.encode import embeddings_body, tokenize_body
-from launcher.gateway.errors import error_response, http_error_response, json_response
+from launcher.gateway.endpoint import Endpoint
+from launcher.gateway.errors import json_response
 from launcher.gateway.readiness import Readiness
 from launcher.gateway.schemas import EmbeddingsRequest, TokenizeRequest, parse_body, parse_input
 from launcher.telemetry.hooks import Hooks
@@ -31,6 +28,8 @@ class InferenceRoutes:
         hooks: Hooks,
         max_body_bytes: int,
         max_inputs: int,
+        max_tokens: int,
+        timeout_s: float,
     ) -> None:
         self._model = model
         self._service = service
@@ -38,55 +37,42 @@ class InferenceRoutes:
         self._hooks = hooks
         self._max_body_bytes = max_body_bytes
         self._max_inputs = max_inputs
+        self._max_tokens = max_tokens
+        self._timeout_s = timeout_s
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/embeddings", self._counted("embeddings", self._embeddings), methods=["POST"]),
-            Route("/tokenize", self._counted("tokenize", self._tokenize), methods=["POST"]),
+            Route("/v1/embeddings", self._endpoint("embeddings", self._embeddings), methods=["POST"]),
+            Route("/tokenize", self._endpoint("tokenize", self._tokenize), methods=["POST"]),
         ]
 
-    async def _embeddings(self, request: Request) -> Response:
-        body = parse_body(await read_json_body(request, self._max_body_bytes), EmbeddingsRequest)
-        role = role_of(body, self._model)
-        inputs = parse_input(body.input, self._max_inputs)
-        embedded = await self._service.embed(EmbedCall(inputs, role, body.truncate, body.dimensions))
+    async def _embeddings(self, body: bytes) -> Response:
+        request = parse_body(body, EmbeddingsRequest)
+        role = role_of(request, self._model)
+        inputs = parse_input(request.input, self._max_inputs, self._max_tokens)
+        embedded = await self._service.embed(EmbedCall(inputs, role, request.truncate, request.dimensions))
         started = time.perf_counter()
-        content = embeddings_body(embedded, self._model.name, body.encoding_format or "float")
+        content = await embeddings_body(embedded, self._model.name, request.encoding_format or "float")
         self._hooks.stage("encode", time.perf_counter() - started)
         return json_response(content, headers=embedding_headers(embedded))
 
-    async def _tokenize(self, request: Request) -> Response:
-        body = parse_body(await read_json_body(request, self._max_body_bytes), TokenizeRequest)
-        role = role_of(body, self._model)
-        inputs = parse_input(body.input, self._max_inputs)
-        tokenized = await self._service.tokenize(inputs, role, body.truncate)
+    async def _tokenize(self, body: bytes) -> Response:
+        request = parse_body(body, TokenizeRequest)
+        role = role_of(request, self._model)
+        inputs = parse_input(request.input, self._max_inputs, self._max_tokens)
+        tokenized = await self._service.tokenize(inputs, role, request.truncate)
         return json_response(tokenize_body(tokenized, self._model.name))
 
-    def _counted(self, task: str, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        """Count the request when it is offered and when it is answered, and hold the drain until then."""
-
-        async def endpoint(request: Request) -> Response:
-            self._hooks.offered(task)
-            started = time.perf_counter()
-            try:
-                with self._readiness.request():
-                    response = await answer(request)
-            except SglEmbedError as error:
-                response = error_response(error)
-            except HTTPException as error:
-                response = http_error_response(request, error)
-            self._hooks.answered(task, response.status_code, time.perf_counter() - started)
-            return response
-
-        return endpoint
+    def _endpoint(self, task: str, answer: Callable[[bytes], Awaitable[Response]]) -> Endpoint:
+        return Endpoint(task, answer, self._readiness, self._hooks, self._max_body_bytes, self._timeout_s)
 
 
-def role_of(body: EmbeddingsRequest | TokenizeRequest, model: ServedModel) -> Role | None:
+def role_of(request: EmbeddingsRequest | TokenizeRequest, model: ServedModel) -> Role | None:
     """``input_type`` decides; without it, the model's name does. "document" is another word for "passage"."""
-    implied = model.role_of(body.model) if body.model is not None else None
-    if body.input_type is None:
+    implied = model.role_of(request.model) if request.model is not None else None
+    if request.input_type is None:
         return implied
-    return "query" if body.input_type == "query" else "passage"
+    return "query" if request.input_type == "query" else "passage"
 
 
 def embedding_headers(embedded: Embedded) -> dict[str, str]:

@@ -1,0 +1,88 @@
+"""The life of a request that asks the model: deadline, disconnect, drain and counting, the same for each such route."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from launcher.errors import DeadlineExceeded, EngineError, SglEmbedError
+from launcher.gateway.body import read_json_body
+from launcher.gateway.disconnect import DisconnectWatch
+from launcher.gateway.errors import error_response, http_error_response
+from launcher.gateway.readiness import Readiness
+from launcher.telemetry.hooks import Hooks
+
+log = logging.getLogger("launcher.gateway")
+
+# nginx's word for a client that closed the connection before its reply.
+CLIENT_CLOSED_REQUEST = 499
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An ASGI app: reads the body, has ``answer`` make a response of it, and sends that.
+
+    Each request is counted once as offered and once as answered, whatever becomes of it.
+    """
+
+    task: str
+    answer: Callable[[bytes], Awaitable[Response]]
+    readiness: Readiness
+    hooks: Hooks
+    max_body_bytes: int
+    timeout_s: float
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        watch = DisconnectWatch(receive)
+        started = time.perf_counter()
+        status = 500
+        self.hooks.offered(self.task)
+        try:
+            try:
+                async with asyncio.timeout(self.timeout_s) as deadline:
+                    with self.readiness.arriving():
+                        body = await read_json_body(request, self.max_body_bytes)
+                    with self.readiness.answering():
+                        with watch:
+                            response = await self._answer_or_error(request, body)
+                        # From here on the client's own pace counts, not the deadline.
+                        deadline.reschedule(None)
+                        status = response.status_code
+                        await response(scope, receive, send)
+            except TimeoutError:
+                raise DeadlineExceeded(f"the request was not finished within {self.timeout_s:g} s") from None
+        except ClientDisconnect:
+            status = CLIENT_CLOSED_REQUEST
+        except asyncio.CancelledError:
+            if not watch.disconnected:
+                raise
+            status = CLIENT_CLOSED_REQUEST
+        except (SglEmbedError, HTTPException) as error:
+            response = response_to(request, error)
+            status = response.status_code
+            await response(scope, receive, send)
+        finally:
+            self.hooks.answered(self.task, status, time.perf_counter() - started)
+
+    async def _answer_or_error(self, request: Request, body: bytes) -> Response:
+        try:
+            return await self.answer(body)
+        except (SglEmbedError, HTTPException) as error:
+            return response_to(request, error)
+
+
+def response_to(request: Request, error: SglEmbedError | HTTPException) -> Response:
+    if isinstance(error, HTTPException):
+        return http_error_response(request, error)
+    if isinstance(error, EngineError):
+        log.error("request %s: the engine failed: %s", request.scope.get("request_id"), error, exc_info=error)
+    return error_response(error)
