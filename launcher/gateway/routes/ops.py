@@ -1,4 +1,4 @@
-"""What operators and probes call. None of it waits for the engine, so each answers at any load."""
+"""What operators and probes call. None of it waits for the engine."""
 
 from __future__ import annotations
 
