@@ -18,9 +18,14 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 def attention_for(segments: Segments, weight: torch.Tensor) -> Attend:
     """The kernel for these texts on ``weight``'s device; what all layers share is computed here, once."""
-    if weight.is_cuda and weight.dtype in (torch.float16, torch.bfloat16):
-        return varlen_attention(segments, weight.device)
+    if has_varlen(weight):
+        bounds = torch.from_numpy(segments.bounds.astype(np.int32)).to(weight.device, non_blocking=True)
+        return varlen_attention(bounds, int(segments.lengths[-1]))
     return grouped_attention(segments)
+
+
+def has_varlen(weight: torch.Tensor) -> bool:
+    return weight.is_cuda and weight.dtype in (torch.float16, torch.bfloat16)
 
 
 def grouped_attention(segments: Segments) -> Attend:
@@ -41,13 +46,13 @@ def grouped_attention(segments: Segments) -> Attend:
     return attend
 
 
-def varlen_attention(segments: Segments, device: torch.device) -> Attend:
-    """FlashAttention over all texts at once; half precision on CUDA only, in torch from 2.11 on."""
+def varlen_attention(bounds: torch.Tensor, longest: int) -> Attend:
+    """FlashAttention over all texts at once; half precision on CUDA only, in torch from 2.11 on.
+
+    ``bounds``: int32 [n_texts + 1] on the device; no text is longer than ``longest``, and some may be empty.
+    """
     # Not at the top: the module is missing in CPU builds of older versions of torch.
     from torch.nn.attention.varlen import varlen_attn
-
-    bounds = torch.from_numpy(segments.bounds.astype(np.int32)).to(device, non_blocking=True)
-    longest = int(segments.lengths[-1])
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return varlen_attn(query, key, value, bounds, bounds, longest, longest)
