@@ -35,24 +35,6 @@ class HuggingFaceHub:
         self._timeout_s = model.hub.timeout_s
         self._api = HfApi(endpoint=model.hub.endpoint and model.hub.endpoint.rstrip("/"))
         self.endpoint = self._api.endpoint
-        self._bound_waits()
-
-    def _bound_waits(self) -> None:
-        """The library asks what a repository holds without any timeout, and six times 60 s for each file's size.
-
-        ``HF_HUB_DOWNLOAD_TIMEOUT``, 10 s unless set, is its limit for a silence within a file; here it holds for all.
-        """
-        from huggingface_hub import close_session, constants, get_session
-
-        def limit_silence(request: Any) -> None:
-            given: dict[str, float | None] = request.extensions["timeout"]
-            request.extensions["timeout"] = {
-                phase: self._timeout_s if seconds is None else min(seconds, constants.HF_HUB_DOWNLOAD_TIMEOUT)
-                for phase, seconds in given.items()
-            }
-
-        close_session()
-        get_session().event_hooks["request"].append(limit_silence)
 
     def cached(self) -> CachedModel | None:
         from huggingface_hub import get_cached_repo_tree, snapshot_download
@@ -98,13 +80,13 @@ class HuggingFaceHub:
     def download(self, names: Collection[str]) -> Path:
         from huggingface_hub.errors import HfHubHTTPError
 
+        limit_silence()
         try:
             folder = self._api.snapshot_download(
                 self._id,
                 revision=self._revision,
                 cache_dir=self._cache_dir,
                 allow_patterns=list(names),
-                etag_timeout=self._timeout_s,
             )
         except HfHubHTTPError as error:
             raise self._refusal(error) from error
@@ -132,6 +114,23 @@ class HuggingFaceHub:
         if status == 404:
             return ModelError(f"{what}: no such model; correct model.id (private ones need HF_TOKEN)")
         return ModelError(f"{what}: the hub answered with status {status}: {error}")
+
+
+def limit_silence() -> None:
+    """Let no request of the library wait longer than ``HF_HUB_DOWNLOAD_TIMEOUT`` (10 s unless set).
+
+    Of itself it does so only within a file; it lists a repository without any timeout, and asks for each file's size six
+    times with 60 s.
+    """
+    from huggingface_hub import close_session, constants, get_session
+
+    def limit(request: Any) -> None:
+        longest = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        waits: dict[str, float | None] = request.extensions["timeout"]
+        request.extensions["timeout"] = {what: min(seconds or longest, longest) for what, seconds in waits.items()}
+
+    close_session()
+    get_session().event_hooks["request"].append(limit)
 
 
 def transport_error() -> type[Exception]:

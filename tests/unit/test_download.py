@@ -244,20 +244,23 @@ def test_what_is_neither_folder_nor_id(fetch: Fetch, server: ModelHub, name: str
 def test_a_cut_connection_is_tried_again(
     fetch: Fetch, server: ModelHub, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hurry(monkeypatch)
+    without_pauses(monkeypatch)
     server.mood = "cuts"
     folder = fetch().folder
     assert server.cuts == 1
     assert (folder / "model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("mood", ["dies", "stalls"])
 def test_a_download_that_breaks_off_ends_with_an_error_and_goes_on_later(
     fetch: Fetch, server: ModelHub, mood: Any, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hurry(monkeypatch)
     server.mood = mood
-    error = fetch.error(hub={"timeout_s": 2.0})
+    with monkeypatch.context() as patch:
+        without_pauses(patch)
+        without_patience(patch)
+        error = fetch.error()
     assert not isinstance(error, HubUnreachable)
     assert ID in str(error) and "start again" in str(error)
     assert isinstance(fetch.error(hub=SHORT), HubUnreachable), "half a model is no copy to serve"
@@ -265,22 +268,28 @@ def test_a_download_that_breaks_off_ends_with_an_error_and_goes_on_later(
     assert (fetch().folder / "model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("answers", [1, 2, 3])
 def test_a_hub_that_falls_silent_later(fetch: Fetch, server: ModelHub, answers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
+    without_pauses(monkeypatch)
+    without_patience(monkeypatch)
     server.silent_after = answers
-    started = time.monotonic()
-    assert ID in str(fetch.error(hub={"timeout_s": 2.0}))
-    assert time.monotonic() - started < PATIENCE_S / 2
+    error = fetch.error()
+    assert not isinstance(error, HubUnreachable)
+    assert ID in str(error) and "start again" in str(error)
     assert len(server.requests) > answers
 
 
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The libraries' own pauses add up to a minute; a fraction of each shows the same."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The libraries pause for half a minute in all between their attempts."""
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
-    monkeypatch.setattr("modelscope_hub._legacy_api.DOWNLOAD_TIMEOUT", 0.2)
     monkeypatch.setattr("modelscope_hub._download.DOWNLOAD_RETRY_MAX_DELAY_SECONDS", 0.01)
+
+
+def without_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 s of silence, before each new attempt at a file, as a fraction of a second."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr("modelscope_hub._legacy_api.DOWNLOAD_TIMEOUT", 0.3)
 
 
 def test_weights_that_cannot_be_served_are_not_downloaded(fetch: Fetch, server: ModelHub, published: Path) -> None:
