@@ -24,7 +24,7 @@ Device = Literal["cpu", "cuda"]
 ChosenDtype = Literal["float32", "bfloat16", "float16"]
 
 # Enough to keep the device busy; more only makes a short request wait longer behind a full batch.
-MAX_BATCH_TOKENS: dict[Device, int] = {"cpu": 4096, "cuda": 16384}
+MAX_BATCH_TOKENS: dict[Device, int] = {"cpu": 2048, "cuda": 16384}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
@@ -12,7 +11,10 @@ from numpy.typing import NDArray
 
 from launcher.engines.base import Batch, Vectors
 from launcher.errors import EngineError, NotReady
-from launcher.scheduling.queue import Job, Piece, take_batch
+from launcher.scheduling.queue import Job, Lanes, Piece
+
+# How long queries may hold up an ingest that is under way.
+MAX_BULK_WAIT_S = 1.0
 
 
 class Batcher:
@@ -32,9 +34,8 @@ class Batcher:
     ) -> None:
         self._run = run
         self._slots = slots
-        self._max_batch_tokens = max_batch_tokens
         self._on_batch = on_batch
-        self._queue: deque[Job] = deque()
+        self._lanes = Lanes(max_batch_tokens, MAX_BULK_WAIT_S)
         self._arrived = asyncio.Event()
         self._pumps: list[asyncio.Task[None]] = []
 
@@ -46,9 +47,8 @@ class Batcher:
         for pump in self._pumps:
             pump.cancel()
         await asyncio.gather(*self._pumps, return_exceptions=True)
-        for job in self._queue:
+        for job in self._lanes.drop_all():
             job.fail(NotReady("the server is shutting down"))
-        self._queue.clear()
 
     def unready_reason(self) -> str | None:
         """A dead pump would leave requests waiting for ever; say so instead."""
@@ -61,7 +61,7 @@ class Batcher:
         Cancelling the caller abandons what has not been taken yet. Raises what the engine raised.
         """
         job = Job(inputs)
-        self._queue.append(job)
+        self._lanes.add(job, time.monotonic())
         self._arrived.set()
         await job.done
         return job
@@ -69,8 +69,8 @@ class Batcher:
     async def _pump(self) -> None:
         while True:
             await self._arrived.wait()
-            pieces = take_batch(self._queue, self._max_batch_tokens)
-            if not self._queue:
+            pieces = self._lanes.take(time.monotonic())
+            if not self._lanes:
                 self._arrived.clear()
             if pieces:
                 await self._run_pieces(pieces)

@@ -23,6 +23,7 @@ class Job:
 
     def __init__(self, inputs: Sequence[NDArray[np.int32]]) -> None:
         self.inputs = inputs
+        self.tokens = sum(map(len, inputs))
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.taken = 0
         self.vectors: Vectors = np.empty((0, 0), np.float32)
@@ -61,6 +62,48 @@ class Piece:
     job: Job
     start: int
     stop: int
+
+
+class Lanes:
+    """Requests that fit one batch go before those that do not, so that a single query does not wait for an ingest.
+
+    Bulk that has waited ``max_bulk_wait_s`` for its next batch goes first once, so that it never starves. A batch is of one
+    lane: a query in a batch filled up with bulk would wait for all of it.
+    """
+
+    def __init__(self, max_tokens: int, max_bulk_wait_s: float) -> None:
+        self._max_tokens = max_tokens
+        self._max_bulk_wait_s = max_bulk_wait_s
+        self._interactive: deque[Job] = deque()
+        self._bulk: deque[Job] = deque()
+        self._bulk_since = 0.0
+
+    def add(self, job: Job, now: float) -> None:
+        """``now`` is in seconds of any steady clock, the same as in ``take``."""
+        if job.tokens <= self._max_tokens:
+            self._interactive.append(job)
+            return
+        if not self._bulk:
+            self._bulk_since = now
+        self._bulk.append(job)
+
+    def take(self, now: float) -> list[Piece]:
+        """The next batch; empty where nothing waits."""
+        overdue = bool(self._bulk) and now - self._bulk_since >= self._max_bulk_wait_s
+        if not overdue and (pieces := take_batch(self._interactive, self._max_tokens)):
+            return pieces
+        self._bulk_since = now
+        return take_batch(self._bulk, self._max_tokens) or take_batch(self._interactive, self._max_tokens)
+
+    def __bool__(self) -> bool:
+        return bool(self._interactive or self._bulk)
+
+    def drop_all(self) -> list[Job]:
+        """Empty the lanes and return what was in them."""
+        jobs = [*self._interactive, *self._bulk]
+        self._interactive.clear()
+        self._bulk.clear()
+        return jobs
 
 
 def take_batch(queue: deque[Job], max_tokens: int) -> list[Piece]:

@@ -8,7 +8,7 @@ from launcher.engines.base import Batch
 from launcher.errors import EngineError, NotReady, Overloaded
 from launcher.scheduling.admission import Admission
 from launcher.scheduling.batcher import Batcher
-from launcher.scheduling.queue import Job, take_batch
+from launcher.scheduling.queue import Job, Lanes, take_batch
 
 
 def inputs(*lengths: int) -> list[np.ndarray]:
@@ -36,6 +36,40 @@ async def test_an_input_larger_than_a_batch_goes_alone():
     queue = deque([Job(inputs(50, 1))])
     assert spans(take_batch(queue, 10)) == [(0, 1)]
     assert spans(take_batch(queue, 10)) == [(1, 2)]
+
+
+async def test_a_query_goes_before_an_ingest_that_came_first():
+    lanes = Lanes(max_tokens=10, max_bulk_wait_s=1.0)
+    ingest, query = Job(inputs(*[5] * 8)), Job(inputs(3))
+    lanes.add(ingest, now=0.0)
+    assert [piece.job for piece in lanes.take(now=0.0)] == [ingest]
+    lanes.add(query, now=0.1)
+    assert [piece.job for piece in lanes.take(now=0.2)] == [query]
+    assert spans(lanes.take(now=0.3)) == [(2, 4)]
+
+
+async def test_an_ingest_gets_its_turn_under_a_flood_of_queries():
+    lanes = Lanes(max_tokens=10, max_bulk_wait_s=1.0)
+    ingest = Job(inputs(*[5] * 8))
+    lanes.add(ingest, now=0.0)
+    turns = []
+    for step in range(60):
+        now = step * 0.1
+        lanes.add(Job(inputs(3)), now)
+        turns.append(lanes.take(now)[0].job is ingest)
+    assert turns.count(True) == 4
+    assert turns.index(True) == 10
+
+
+async def test_nothing_is_left_behind_in_the_lanes():
+    lanes = Lanes(max_tokens=10, max_bulk_wait_s=0.0)
+    jobs = [Job(inputs(3)), Job(inputs(*[5] * 8)), Job(inputs(4))]
+    for job in jobs:
+        lanes.add(job, now=0.0)
+    taken = [piece for _ in range(6) for piece in lanes.take(now=0.0)]
+    assert sum(piece.stop - piece.start for piece in taken) == 10
+    assert not lanes
+    assert lanes.take(now=0.0) == []
 
 
 async def test_abandoned_jobs_are_dropped():
