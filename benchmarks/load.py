@@ -38,8 +38,10 @@ def measure(server: Server, bodies: Bodies, file: Path, clients: int, seconds: f
     before = server.cpu_s()
     counted = run_wrk(server.url, file, clients, seconds, timed=timed)
     cpu_s = server.cpu_s() - before
-    if counted.failed or not counted.requests:
+    if counted.failed:
         raise ContenderFailed(f"{counted.failed} of {counted.requests} requests failed")
+    if not counted.requests:
+        raise ContenderFailed(f"it answered no request within {seconds:g} s")
     figures = timed_figures(counted.spans) if timed else counted_figures(counted)
     figures["embeddings_per_s"] = figures["requests_per_s"] * bodies.texts_per_request
     figures["tokens_per_s"] = figures["requests_per_s"] * bodies.tokens_per_request
