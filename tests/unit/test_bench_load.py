@@ -16,7 +16,7 @@ import pytest
 from benchmarks.bodies import distinct_bodies, repeated_bodies
 from benchmarks.cases import CASES, LOOP, Case, selected
 from benchmarks.contenders import Place, command_of, shown
-from benchmarks.load import counted_figures, rate, run_wrk, timed_figures
+from benchmarks.load import rate, run_wrk, timed_figures
 from benchmarks.server import ContenderFailed
 from launcher.embedding.tokens import Tokenizer
 
@@ -144,10 +144,8 @@ def test_wrk_sends_the_bodies_in_turn_and_keeps_connections(
     assert {body for _, body in seen} == {bodies.body(i).decode() for i in range(8)}
     assert len({client for client, _ in seen}) == 2
     if timed:
+        assert [times == sorted(times) for times in counted.spans] == [True, True]
         assert sum(map(len, counted.spans)) // 2 == pytest.approx(counted.requests, abs=2)
-        assert timed_figures(counted.spans)["requests_per_s"] == pytest.approx(
-            counted_figures(counted)["requests_per_s"], rel=0.1
-        )
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
