@@ -93,6 +93,10 @@ def test_sglang_sees_a_model_whose_kv_pool_is_small() -> None:
     assert (overrides["num_key_value_heads"], overrides["head_dim"]) == (1, 8)
 
 
+def test_an_idle_worker_leaves_its_core_to_others() -> None:
+    assert "--sleep-on-idle" in worker_argv(CPU, port=1)
+
+
 def test_the_encoder_takes_the_place_of_every_bert_architecture() -> None:
     assert json.loads(value(CPU, "--json-model-override-args"))["architectures"] == ["BertModel"]
     assert worker_env(CPU)["SGLANG_EXTERNAL_MODEL_PACKAGE"] == "launcher.engines.sglang.plugin.models"

@@ -97,6 +97,8 @@ def _encoder_args() -> tuple[str, ...]:
         "--is-embedding",
         # Both cut a text in two, and a BERT encoder must see all of it: wrong vectors without a word.
         *("--disable-radix-cache", "--chunked-prefill-size", "-1"),
+        # Without it the scheduler polls without a pause, and an idle worker takes a whole core from the gateway.
+        "--sleep-on-idle",
         # Ids only, and results skip the detokenizer process.
         "--skip-tokenizer-init",
         # The model does its own attention; this backend prepares nothing and runs on every device.
