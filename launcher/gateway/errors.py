@@ -63,6 +63,9 @@ def error_response(error: SglEmbedError) -> Response:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, NotReady):
         headers |= {"Connection": "close", "Retry-After": "1"}
+    if isinstance(error, DeadlineExceeded):
+        # The rest of a stalled upload would be taken for the next request.
+        headers["Connection"] = "close"
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return json_response(error_body(str(error), meaning.type, param, code), meaning.status, headers)

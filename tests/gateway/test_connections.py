@@ -124,7 +124,7 @@ def test_a_stalled_upload_ends_at_the_deadline(tiny_checkpoint):
     arguments = ["--model", str(tiny_checkpoint), *ARGUMENTS, "--set", "server.request_timeout_s=0.5"]
     with running_server(*arguments) as server, connect(server) as connection:
         connection.sendall(head(1000) + b'{"model"')
-        reply = connection.recv(1 << 16)
+        reply = read_reply(connection)
         assert b" 504 " in reply.partition(b"\r\n")[0]
         assert b"not finished within 0.5 s" in reply
 
