@@ -9,8 +9,9 @@ import base64
 import os
 from typing import Any
 
-# Run with the tests of tests/engines. The hook reaches into SGLang's inside, which any release may move.
-TESTED_SGLANG = ("0.5.23",)
+# 0.5.17 was run on an H200 (docs/performance.md), 0.5.23 on a CPU with the tests of tests/engines. The hook reaches into
+# SGLang's inside, which any release may move.
+TESTED_SGLANG = ("0.5.17", "0.5.23")
 CONVERT_EMBEDDINGS = (
     "sglang.srt.managers.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor._convert_embeddings"
 )
