@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.bodies import Bodies
+from benchmarks.machine import busy_s, own_s
 from benchmarks.records import Figures
 from benchmarks.server import ContenderFailed, Server
 
@@ -35,9 +36,10 @@ class Counted(msgspec.Struct, frozen=True):
 
 def measure(server: Server, bodies: Bodies, file: Path, clients: int, seconds: float, *, timed: bool) -> Figures:
     """One repetition. Raises ``ContenderFailed`` where any request failed."""
-    before = server.cpu_s()
+    busy_before, own_before, before = busy_s(), own_s(), server.cpu_s()
     counted = run_wrk(server.url, file, clients, seconds, timed=timed)
     cpu_s = server.cpu_s() - before
+    other_s = busy_s() - busy_before - cpu_s - (own_s() - own_before)
     if counted.failed:
         raise ContenderFailed(f"{counted.failed} of {counted.requests} requests failed")
     if not counted.requests:
@@ -46,6 +48,7 @@ def measure(server: Server, bodies: Bodies, file: Path, clients: int, seconds: f
     figures["embeddings_per_s"] = figures["requests_per_s"] * bodies.texts_per_request
     figures["tokens_per_s"] = figures["requests_per_s"] * bodies.tokens_per_request
     figures["cpu_ms_per_embedding"] = cpu_s * 1e3 / counted.seconds / figures["embeddings_per_s"]
+    figures["other_cores"] = other_s / counted.seconds
     return figures
 
 

@@ -43,6 +43,18 @@ def load_per_core() -> float:
     return os.getloadavg()[0] / cores()
 
 
+def busy_s() -> float:
+    """CPU time of all cores that went into anything, the share that a host gave to other machines included."""
+    times = psutil.cpu_times()
+    return sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
+
+
+def own_s() -> float:
+    """CPU time of this process and of its ended children, such as wrk."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def versions(python: str, infinity: Path) -> dict[str, str]:
     """Of everything that takes part; packages that a contender lacks are left out."""
     found = {"python": platform.python_version(), "wrk": _first(r"wrk (\S+)", _output(["wrk", "-v"])), "commit": _commit()}

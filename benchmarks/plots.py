@@ -42,7 +42,7 @@ def plot(run: Run, folder: Path) -> None:
         figure.suptitle("Embeddings per second")
         figure.savefig(folder / "throughput.png", dpi=110)
         plt.close(figure)
-    if run.figure("tiny", "1x1", "ours-openvino", "p50_ms"):
+    if any(len(_ladder_points(run, name)) > 1 for name in COLOURS):
         figure, axis = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
         _ladder(axis, run)
         figure.savefig(folder / "latency.png", dpi=110)
@@ -62,20 +62,25 @@ def _bars(axis: Axes, run: Run, case: Case) -> None:
 
 def _ladder(axis: Axes, run: Run) -> None:
     for name, colour in COLOURS.items():
-        points = [
-            (run.figure("tiny", case, name, "requests_per_s"), run.figure("tiny", case, name, "p50_ms"), clients)
-            for case, clients in LADDER.items()
-        ]
-        known = [(rate, p50, clients) for rate, p50, clients in points if rate and p50]
-        if len(known) < 2:
+        points = _ladder_points(run, name)
+        if not points:
             continue
-        axis.plot([rate for rate, _, _ in known], [p50 for _, p50, _ in known], marker="o", color=colour, label=name)
-        for rate, p50, clients in known:
+        axis.plot([rate for rate, _, _ in points], [p50 for _, p50, _ in points], marker="o", color=colour, label=name)
+        for rate, p50, clients in points:
             axis.annotate(str(clients), (rate, p50), textcoords="offset points", xytext=(5, 4), fontsize=7)
     axis.set(xscale="log", yscale="log", xlabel="requests per second", ylabel="p50 in ms")
     axis.set_title("Latency against load: tiny, one short text a request; the number is the clients'", fontsize=9)
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=8)
+
+
+def _ladder_points(run: Run, contender: str) -> list[tuple[float, float, int]]:
+    """Requests per second, p50 in ms, and the clients that made them."""
+    points = [
+        (run.figure("tiny", case, contender, "requests_per_s"), run.figure("tiny", case, contender, "p50_ms"), clients)
+        for case, clients in LADDER.items()
+    ]
+    return [(rate, p50, clients) for rate, p50, clients in points if rate and p50]
 
 
 def _embeddings_per_s(run: Run, case: Case, contender: str) -> float | None:

@@ -20,6 +20,7 @@ FIGURES = {
     "p95_ms": "p95 ms",
     "p99_ms": "p99 ms",
     "cpu_ms_per_embedding": "CPU ms per embedding",
+    "other_cores": "cores busy with else",
     "p95_alone_ms": "p95 alone ms",
     "p50_beside_ms": "p50 beside ms",
     "p95_beside_ms": "p95 beside ms",
