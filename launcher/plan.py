@@ -121,6 +121,7 @@ def worker_specs(
             python=sglang.python,
             allow_untested_version=sglang.allow_untested_version,
             extra_args=sglang.extra_args,
+            python_path=os.environ.get("PYTHONPATH", ""),
         )
         for i in range(count)
     )

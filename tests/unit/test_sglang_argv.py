@@ -1,6 +1,7 @@
 """One test per rule from a worker's facts to its command line and environment."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,15 @@ def test_sglang_prepares_no_attention_and_captures_no_graphs(spec: WorkerSpec) -
 def test_sglang_sees_a_model_whose_kv_pool_is_small() -> None:
     overrides = json.loads(value(CPU, "--json-model-override-args"))
     assert (overrides["num_key_value_heads"], overrides["head_dim"]) == (1, 8)
+
+
+def test_a_worker_on_a_cpu_imports_no_kernels_for_cuda() -> None:
+    path = worker_env(replace(CPU, python_path="/opt/a"))["PYTHONPATH"]
+    first, rest = path.split(os.pathsep)
+    assert rest == "/opt/a"
+    assert {entry.name for entry in Path(first).iterdir()} >= {"flashinfer", "cutlass"}
+    assert "PYTHONPATH" not in worker_env(GPU)
+    assert os.pathsep not in worker_env(CPU)["PYTHONPATH"]
 
 
 def test_an_idle_worker_leaves_its_core_to_others() -> None:

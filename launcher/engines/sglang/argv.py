@@ -6,6 +6,7 @@ SGLang's defaults are made for text generation. What each rule prevents is said 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ RESERVED_TOKENS = 8
 MAX_RUNNING_REQUESTS = 8
 # Longer than any client keeps an idle connection, so that the worker is never the one to close it.
 KEEP_ALIVE_S = 3600
+# Packages that cannot be imported, under the names of some that a CPU has no use for.
+ABSENT = Path(__file__).with_name("absent")
 CONFIG_OVERRIDES = {
     # bert-base-chinese calls itself BertForMaskedLM, for which SGLang has no class.
     "architectures": ["BertModel"],
@@ -35,7 +38,7 @@ class WorkerSpec:
     """One SGLang process on one device.
 
     ``python`` None is the one running this. ``gpu`` is an entry of CUDA_VISIBLE_DEVICES (an index or a UUID), None on a CPU.
-    ``mem_fraction`` is the share of the device's memory that SGLang may take.
+    ``mem_fraction`` is the share of the device's memory that SGLang may take. ``python_path`` is the PYTHONPATH it inherits.
     """
 
     model_folder: Path
@@ -48,6 +51,7 @@ class WorkerSpec:
     python: str | None = None
     allow_untested_version: bool = False
     extra_args: tuple[str, ...] = ()
+    python_path: str = ""
 
 
 def worker_argv(spec: WorkerSpec, *, port: int | str) -> list[str]:
@@ -87,6 +91,11 @@ def worker_env(spec: WorkerSpec) -> dict[str, str]:
         # SGLang warns of kernels that a device lacks and that no encoder calls.
         "PYTHONWARNINGS": "ignore",
     }
+    if spec.device == "cpu":
+        # SGLang imports these kernels for CUDA in each of its three processes: 540 MB in all, and seconds. It gets along
+        # where they are missing.
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ABSENT), spec.python_path)))
+        env["SGLANG_IS_FLASHINFER_AVAILABLE"] = "false"
     if spec.allow_untested_version:
         env["SGLEMBED_ALLOW_UNTESTED"] = "1"
     return env
