@@ -162,7 +162,11 @@ def describe(plan: Plan) -> dict[str, object]:
             "max_batch_tokens": plan.max_batch_tokens,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
             "workers": [
-                {"argv": worker_argv(spec, port="<free port>"), "environment": worker_env(spec)} for spec in plan.workers
+                {
+                    "argv": worker_argv(spec, port="<free port>"),
+                    "environment": worker_env(spec, batches=f"ipc://<private folder>/worker-{number}"),
+                }
+                for number, spec in enumerate(plan.workers)
             ],
         },
         "limits": {

@@ -6,22 +6,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from launcher.engines.base import Batch, Vectors
 from launcher.engines.sglang.argv import WorkerSpec, worker_argv, worker_env
 from launcher.engines.sglang.client import WorkerClient
 from launcher.engines.sglang.engine import SglangEngine
-from launcher.errors import EngineError, NotReady
+from launcher.errors import EngineError
 from launcher.supervisor.process import WorkerProcess, free_ports
 
 log = logging.getLogger("launcher.supervisor")
 
-POLL_INTERVAL_S = 0.2
 # SGLang looks for the signal every 5 s once it has served a request.
 STOP_TIMEOUT_S = 10.0
-# How long after a broken connection the process may take to be seen dead.
-DEATH_NOTICE_S = 3.0
 
 SelfTest = Callable[[Callable[[Batch], Awaitable[Vectors]]], Awaitable[None]]
 
@@ -47,19 +46,22 @@ class Supervisor:
         Raises ``WorkerDied`` as soon as a worker ends, ``EngineError`` where one cannot start, is too slow or gives wrong
         vectors.
         """
-        try:
-            await self._start_all()
-            on_ready()
-            await self._watch()
-        finally:
-            await self._stop_all()
+        # Only this user may enter it, and so ask the workers.
+        with TemporaryDirectory(prefix="sgl-embed-") as folder:
+            try:
+                await self._start_all(Path(folder))
+                on_ready()
+                await self._watch()
+            finally:
+                await self._stop_all()
 
-    async def _start_all(self) -> None:
+    async def _start_all(self, folder: Path) -> None:
         ports = free_ports(len(self._specs))
         try:
             async with asyncio.TaskGroup() as group:
                 for number, (spec, port) in enumerate(zip(self._specs, ports, strict=True)):
-                    group.create_task(self._start(f"worker {number}", spec, port))
+                    address = f"ipc://{folder}/worker-{number}"
+                    group.create_task(self._start(f"worker {number}", spec, port, address))
         except ExceptionGroup as failures:
             # The first to fail is the cause; the others were cancelled for it.
             raise failures.exceptions[0] from None
@@ -77,21 +79,21 @@ class Supervisor:
         await self._engine.stop()
         await asyncio.gather(*(process.stop(STOP_TIMEOUT_S) for process in self._processes))
 
-    async def _start(self, name: str, spec: WorkerSpec, port: int) -> None:
-        # A start is full of warnings that do not hold for packed batches; the process keeps the last of them for its death.
+    async def _start(self, name: str, spec: WorkerSpec, port: int, address: str) -> None:
+        # A start is full of warnings that do not hold for an encoder; the process keeps the last of them for its death.
         level = logging.DEBUG
 
         def relay(line: str) -> None:
             log.log(level, "%s: %s", name, line)
 
-        process = WorkerProcess(name, worker_argv(spec, port=port), worker_env(spec), relay)
+        process = WorkerProcess(name, worker_argv(spec, port=port), worker_env(spec, batches=address), relay)
         self._processes.append(process)
         log.info("%s: starting SGLang (takes 25-60 s)", name)
         await process.start()
-        client = WorkerClient(f"http://127.0.0.1:{port}")
+        client = WorkerClient(address)
         try:
             async with asyncio.timeout(self._start_timeout_s):
-                await self._timed(f"{name}: model loaded", unless_dead(process, until_ready(client)))
+                await self._timed(f"{name}: model loaded", unless_dead(process, client.ready()))
                 await self._timed(f"{name}: self-test passed", unless_dead(process, self._self_test(client.encode)))
         except BaseException as error:
             await client.close()
@@ -113,20 +115,12 @@ class Supervisor:
         )
 
 
-async def until_ready(client: WorkerClient) -> None:
-    while not await client.ready():  # noqa: ASYNC110 - the event is in another process
-        await asyncio.sleep(POLL_INTERVAL_S)
-
-
 async def unless_dead(process: WorkerProcess, work: Awaitable[None]) -> None:
     """Wait for ``work``; raises ``WorkerDied`` as soon as the process ends."""
     working = asyncio.ensure_future(work)
     death = asyncio.create_task(process.exited())
     try:
         await asyncio.wait({working, death}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done() and isinstance(working.exception(), NotReady):
-            # The connection broke first; why is known a moment later.
-            await asyncio.wait({death}, timeout=DEATH_NOTICE_S)
         if death.done():
             raise death.result()
         working.result()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -21,9 +20,8 @@ from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoModel, BertConfig
 
 from launcher.engines.base import Batch
-from launcher.engines.sglang.packing import pack
 from launcher.engines.sglang.plugin import attention
-from launcher.engines.sglang.plugin.hooks import CONVERT_EMBEDDINGS, TESTED_SGLANG, register, rows_as_base64, untested_reason
+from launcher.engines.sglang.plugin.hooks import EVENT_LOOP, TESTED_SGLANG, register, untested_reason
 from launcher.engines.sglang.plugin.models.bert import BertModel, checkpoint_name
 from tests.support.checkpoints import write_checkpoint
 
@@ -44,7 +42,7 @@ def texts() -> list[list[int]]:
     for text in made:
         text[0] = CLS
         text[-1] = SEP
-    # A boundary is where the header says, whatever the ids are.
+    # A boundary is where the lengths say, whatever the ids are.
     made[7][200] = CLS
     return made
 
@@ -86,17 +84,20 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[st
     yield {pooling: model(pooling) for pooling in POOLED}
 
 
-def request_of(inputs: list[list[int]]) -> list[int]:
+def batch_of(inputs: list[list[int]]) -> Batch:
     ids = np.concatenate([np.array(text, np.int32) for text in inputs])
-    return pack(Batch(ids, np.array([len(text) for text in inputs], np.int32)))
+    return Batch(ids, np.array([len(text) for text in inputs], np.int32))
 
 
-def run(model: BertModel, *requests: list[int]) -> list[torch.Tensor]:
-    """One SGLang batch of several requests: a tensor of rows for each."""
-    flat = torch.tensor([number for request in requests for number in request])
-    forward_batch = SimpleNamespace(extend_seq_lens_cpu=[len(request) for request in requests])
-    output = model(flat, torch.arange(len(flat)), forward_batch, get_embedding=True)
-    rows: list[torch.Tensor] = output.embeddings
+def run(model: BertModel, inputs: list[list[int]]) -> torch.Tensor:
+    return torch.from_numpy(model.encode(batch_of(inputs)))
+
+
+def run_as_sglang(model: BertModel, inputs: list[list[int]]) -> torch.Tensor:
+    """One SGLang batch, a request for each text."""
+    flat = torch.tensor([token for text in inputs for token in text])
+    forward_batch = SimpleNamespace(extend_seq_lens_cpu=[len(text) for text in inputs])
+    rows: torch.Tensor = model(flat, torch.arange(len(flat)), forward_batch, get_embedding=True).embeddings
     return rows
 
 
@@ -116,33 +117,37 @@ def test_the_texts_of_the_parity_test_are_far_apart(checkpoints: Mapping[str, Mo
 @pytest.mark.parametrize("pooling", POOLED)
 def test_vectors_equal_transformers_in_float32(checkpoints: Mapping[str, Model], pooling: str, dtype: torch.dtype) -> None:
     model = checkpoints[pooling]
-    (rows,) = run(model.encoder(dtype), request_of(texts()))
+    rows = run(model.encoder(dtype), texts())
     assert rows.dtype == torch.float32
     assert cosine(rows, model.reference(texts())) >= BAR[dtype]
     torch.testing.assert_close(rows.norm(dim=-1), torch.ones(len(LENGTHS)))
 
 
 @pytest.mark.parametrize("pooling", POOLED)
-def test_a_vector_is_the_same_alone_in_a_batch_and_between_requests(checkpoints: Mapping[str, Model], pooling: str) -> None:
+def test_a_vector_is_the_same_alone_in_a_batch_and_by_sglangs_own_path(checkpoints: Mapping[str, Model], pooling: str) -> None:
     encoder, inputs = checkpoints[pooling].encoder(), texts()
-    (together,) = run(encoder, request_of(inputs))
-    alone = torch.cat([run(encoder, request_of([text]))[0] for text in inputs])
-    first, second, third = run(encoder, request_of(inputs[:5]), request_of(inputs[5:6]), request_of(inputs[6:]))
-    assert (len(first), len(second), len(third)) == (5, 1, len(inputs) - 6)
-    assert cosine(together, alone) > 0.99999
-    assert cosine(together, torch.cat([first, second, third])) > 0.99999
+    together = run(encoder, inputs)
+    assert cosine(together, torch.cat([run(encoder, [text]) for text in inputs])) > 0.99999
+    assert cosine(together, run_as_sglang(encoder, inputs)) > 0.99999
 
 
-def test_a_bad_request_is_answered_with_no_rows_and_harms_no_other(checkpoints: Mapping[str, Model]) -> None:
-    encoder = checkpoints["cls"].encoder()
-    sound = request_of(texts()[:3])
-    expected = run(encoder, sound)[0]
-    for bad in ([10, 11, 12], request_of([[CLS, 21128, SEP]]), request_of([[CLS] * 513])):
-        before, nothing, after = run(encoder, sound, bad, sound)
-        assert nothing.shape == (0, 128)
-        assert cosine(before, expected) > 0.99999
-        assert cosine(after, expected) > 0.99999
-    assert run(encoder, [10, 11, 12])[0].shape == (0, 128)
+BAD = pytest.mark.parametrize("bad", [[CLS, 21128, SEP], [CLS, -1], [CLS] * 513], ids=["too-large", "negative", "too-long"])
+
+
+@BAD
+def test_a_batch_with_a_bad_text_is_refused(checkpoints: Mapping[str, Model], bad: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"vocabulary of 21128|longer than the 512"):
+        run(checkpoints["cls"].encoder(), [texts()[0], bad])
+
+
+@BAD
+def test_a_bad_request_on_sglangs_own_path_gets_no_vector_and_harms_no_other(
+    checkpoints: Mapping[str, Model], bad: list[int]
+) -> None:
+    encoder, (first, second, *_) = checkpoints["cls"].encoder(), texts()
+    before, nothing, after = run_as_sglang(encoder, [first, bad, second])
+    assert nothing.isnan().all()
+    assert cosine(torch.stack([before, after]), run(encoder, [first, second])) > 0.99999
 
 
 def test_attention_runs_once_per_distinct_length_and_layer(
@@ -155,7 +160,7 @@ def test_attention_runs_once_per_distinct_length_and_layer(
         return torch.nn.functional.scaled_dot_product_attention(query, key, value)
 
     monkeypatch.setattr(attention, "scaled_dot_product_attention", counted)
-    run(checkpoints["cls"].encoder(), request_of([[CLS, 7, SEP]] * 40 + [[CLS, SEP]] * 20))
+    run(checkpoints["cls"].encoder(), [[CLS, 7, SEP]] * 40 + [[CLS, SEP]] * 20)
     assert calls == [(20, 2, 2, 64), (40, 2, 3, 64)] * 2
 
 
@@ -167,7 +172,7 @@ def test_a_checkpoint_of_a_masked_language_model_loads(checkpoints: Mapping[str,
     old["bert.embeddings.position_ids"] = torch.arange(512)[None]
     old["cls.predictions.bias"] = torch.zeros(21128)
     old["cls.seq_relationship.weight"] = torch.zeros(2, 128)
-    (rows,) = run(model.encoder(weights=old), request_of(texts()))
+    rows = run(model.encoder(weights=old), texts())
     assert cosine(rows, model.reference(texts())) >= 0.9999
 
 
@@ -220,18 +225,7 @@ def test_on_a_gpu_vectors_equal_transformers_in_float32(
     encoder = model.encoder(dtype).cuda()
     # All together is too many tokens for a CUDA graph, each alone runs in the smallest that holds it.
     for inputs in (texts(), *([text] for text in texts())):
-        flat = torch.tensor(request_of(inputs), device="cuda")
-        output = encoder(flat, None, SimpleNamespace(extend_seq_lens_cpu=[len(flat)]))
-        assert cosine(output.embeddings[0].cpu(), model.reference(inputs)) >= 0.999
-
-
-def test_a_packed_answer_leaves_as_little_endian_float32() -> None:
-    rows = torch.tensor([[0.5, -1.0], [2.0, 3.0], [0.25, 0.0]])
-    result = SimpleNamespace(embeddings=list(rows.split([2, 0, 1])))
-    two, none, one = rows_as_base64(None, result=result)
-    assert np.frombuffer(base64.b64decode(two), "<f4").tolist() == [0.5, -1.0, 2.0, 3.0]
-    assert none == ""
-    assert np.frombuffer(base64.b64decode(one), "<f4").tolist() == [0.25, 0.0]
+        assert cosine(run(encoder, inputs), model.reference(inputs)) >= 0.999
 
 
 def test_an_untested_sglang_is_refused_by_name_unless_allowed() -> None:
@@ -241,32 +235,32 @@ def test_an_untested_sglang_is_refused_by_name_unless_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "pooling", "hooked"),
-    [(TESTED_SGLANG[-1], "cls", True), (TESTED_SGLANG[-1], None, False), ("0.4.0", None, False)],
+    ("version", "batches", "hooked"),
+    [(TESTED_SGLANG[-1], "ipc:///run/worker-0", True), (TESTED_SGLANG[-1], None, False), ("0.4.0", None, False)],
     ids=["ours", "a-strangers-server", "a-strangers-server-of-another-version"],
 )
 def test_only_our_own_servers_are_hooked(
-    monkeypatch: pytest.MonkeyPatch, version: str, pooling: str | None, hooked: bool
+    monkeypatch: pytest.MonkeyPatch, version: str, batches: str | None, hooked: bool
 ) -> None:
-    registered = registrations(monkeypatch, version, pooling)
+    registered = registrations(monkeypatch, version, batches)
     register()
-    assert [target for target, *_ in registered] == ([CONVERT_EMBEDDINGS] if hooked else [])
+    assert [target for target, *_ in registered] == ([EVENT_LOOP] if hooked else [])
 
 
 def test_our_own_server_ends_on_an_untested_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
-    registered = registrations(monkeypatch, "0.4.0", "cls")
+    registered = registrations(monkeypatch, "0.4.0", "ipc:///run/worker-0")
     with pytest.raises(SystemExit, match=r"SGLang 0\.4\.0 was not tested"):
         register()
     assert registered == []
 
 
-def registrations(monkeypatch: pytest.MonkeyPatch, version: str, pooling: str | None) -> list[tuple[object, ...]]:
+def registrations(monkeypatch: pytest.MonkeyPatch, version: str, batches: str | None) -> list[tuple[object, ...]]:
     """Pretend to be a server of that version; the list fills with what gets hooked."""
     registered: list[tuple[object, ...]] = []
     monkeypatch.setattr(HookRegistry, "register", lambda *hook: registered.append(hook))
     monkeypatch.setattr(sglang, "__version__", version)
-    if pooling is None:
-        monkeypatch.delenv("SGLEMBED_POOLING", raising=False)
+    if batches is None:
+        monkeypatch.delenv("SGLEMBED_BATCHES", raising=False)
     else:
-        monkeypatch.setenv("SGLEMBED_POOLING", pooling)
+        monkeypatch.setenv("SGLEMBED_BATCHES", batches)
     return registered

@@ -1,4 +1,4 @@
-"""The supervisor over small worker processes that speak SGLang's side of HTTP; SGLang itself is in test_sglang_server."""
+"""The supervisor over small processes that speak a worker's side of the messages; for SGLang see test_sglang_server."""
 
 from __future__ import annotations
 
@@ -24,36 +24,23 @@ Run = Callable[[Batch], Awaitable[Vectors]]
 
 # Takes the place of a Python with SGLang in it. What it does wrong, if anything, is told by SGLEMBED_POOLING.
 WORKER = """#!{python}
-import base64, http.server, json, os, struct, sys, time
+import os, sys, time
+import numpy as np, zmq
+from launcher.engines.sglang.messages import read_batch, vector_frames
 fault = os.environ["SGLEMBED_POOLING"]
 print("pid", os.getpid(), flush=True)
 if fault == "dies-at-start":
     sys.exit("ValueError: the checkpoint lacks 1 weights")
 if fault == "never-listens":
     time.sleep(600)
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_GET(self):
-        self.reply({{}})
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if fault == "dies-at-work":
-            os._exit(7)
-        texts = body["input_ids"][0]
-        vectors = base64.b64encode(struct.pack("<%df" % (2 * texts), *[0.6, 0.8] * texts)).decode()
-        self.reply({{"embedding": vectors}})
-    def reply(self, content):
-        data = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-    def log_message(self, *_):
-        pass
-
-port = int(sys.argv[sys.argv.index("--port") + 1])
-http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+socket = zmq.Context().socket(zmq.ROUTER)
+socket.bind(os.environ["SGLEMBED_BATCHES"])
+while True:
+    asker, number, *frames = socket.recv_multipart()
+    texts = len(read_batch(frames).lengths)
+    if texts and fault == "dies-at-work":
+        os._exit(7)
+    socket.send_multipart([asker, *vector_frames(number, np.tile(np.array([0.6, 0.8], np.float32), (texts, 1)))])
 """
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from launcher.engines.sglang.argv import RESERVED_TOKENS, WorkerSpec, worker_argv, worker_env
-from launcher.engines.sglang.packing import packed_limit
+from launcher.engines.sglang.argv import WorkerSpec, worker_argv
+from launcher.engines.sglang.argv import worker_env as worker_env_at
 
 CPU = WorkerSpec(model_folder=Path("/models/bge"), dtype="float32", device="cpu", pooling="cls", max_batch_tokens=4096)
+BATCHES = "ipc:///run/worker-0"
 GPU = replace(CPU, dtype="float16", device="cuda", gpu="1")
 
 
@@ -19,6 +20,10 @@ def value(spec: WorkerSpec, flag: str) -> str:
     argv = worker_argv(spec, port=31000)
     assert argv.count(flag) == 1
     return argv[argv.index(flag) + 1]
+
+
+def worker_env(spec: WorkerSpec) -> dict[str, str]:
+    return worker_env_at(spec, batches=BATCHES)
 
 
 def test_it_runs_sglangs_server_with_this_python_unless_another_is_named() -> None:
@@ -67,20 +72,17 @@ def test_the_memory_share_is_explicit() -> None:
     assert value(replace(GPU, mem_fraction=0.8), "--mem-fraction-static") == "0.8"
 
 
-def test_the_longest_packed_batch_is_admitted() -> None:
-    # SGLang refuses len >= min(context, pool) - 1 - 5.
-    longest = packed_limit(CPU.max_batch_tokens)
-    assert longest < int(value(CPU, "--context-length")) - 1 - 5
-    assert longest < int(value(CPU, "--max-total-tokens")) - 1 - 5
-    assert int(value(CPU, "--context-length")) == longest + RESERVED_TOKENS
+def test_the_kv_pool_is_bounded() -> None:
+    assert value(CPU, "--max-total-tokens") == "8192"
 
 
-def test_a_packed_batch_may_be_longer_than_the_models_own_context() -> None:
-    assert worker_env(CPU)["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] == "1"
+def test_the_plugin_is_told_where_batches_come_in() -> None:
+    assert worker_env(CPU)["SGLEMBED_BATCHES"] == BATCHES
 
 
-def test_requests_are_not_joined_beyond_the_token_budget() -> None:
-    assert value(CPU, "--max-prefill-tokens") == "4096"
+def test_threads_of_a_cpu_worker_do_not_spin_for_each_other() -> None:
+    assert worker_env(CPU)["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert "OMP_WAIT_POLICY" not in worker_env(GPU)
 
 
 @pytest.mark.parametrize("spec", [CPU, GPU], ids=["cpu", "cuda"])
@@ -103,10 +105,6 @@ def test_a_worker_on_a_cpu_imports_no_kernels_for_cuda() -> None:
     assert os.pathsep not in worker_env(CPU)["PYTHONPATH"]
 
 
-def test_an_idle_worker_leaves_its_core_to_others() -> None:
-    assert "--sleep-on-idle" in worker_argv(CPU, port=1)
-
-
 def test_the_encoder_takes_the_place_of_every_bert_architecture() -> None:
     assert json.loads(value(CPU, "--json-model-override-args"))["architectures"] == ["BertModel"]
     assert worker_env(CPU)["SGLANG_EXTERNAL_MODEL_PACKAGE"] == "launcher.engines.sglang.plugin.models"
@@ -120,16 +118,6 @@ def test_the_plugin_is_told_the_pooling(pooling: str) -> None:
 def test_an_untested_sglang_is_allowed_only_where_asked_for() -> None:
     assert "SGLEMBED_ALLOW_UNTESTED" not in worker_env(CPU)
     assert worker_env(replace(CPU, allow_untested_version=True))["SGLEMBED_ALLOW_UNTESTED"] == "1"
-
-
-def test_an_embedding_may_be_a_string_between_sglangs_processes() -> None:
-    assert worker_env(CPU)["SGLANG_USE_PICKLE_IPC"] == "1"
-
-
-def test_the_worker_is_not_the_one_to_close_idle_connections() -> None:
-    from launcher.engines.sglang.client import IDLE_CONNECTION_S
-
-    assert float(worker_env(CPU)["SGLANG_TIMEOUT_KEEP_ALIVE"]) > IDLE_CONNECTION_S
 
 
 def test_extra_arguments_come_last_so_that_they_win() -> None:

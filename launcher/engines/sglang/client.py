@@ -2,87 +2,85 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import asyncio
 import logging
+from itertools import count
 
-import aiohttp
-import numpy as np
-import orjson
+import zmq
+import zmq.asyncio
 
 from launcher.engines.base import Batch, Vectors
-from launcher.engines.sglang.packing import pack
+from launcher.engines.sglang.messages import NOTHING, batch_frames, read_vectors
 from launcher.errors import EngineError, NotReady
 
 log = logging.getLogger(__name__)
 
 # Far above any batch; it only ends the wait for a worker that hangs.
 BATCH_TIMEOUT_S = 300.0
-PROBE_TIMEOUT_S = 5.0
-# Below the worker's own (argv.KEEP_ALIVE_S).
-IDLE_CONNECTION_S = 600.0
-# As much of a worker's error as is worth a log line.
-REASON_CHARACTERS = 500
 
 
 class WorkerClient:
-    """Speaks to the worker at ``url`` (such as http://127.0.0.1:31000); to be made inside a running event loop."""
+    """Speaks to the worker at ``address`` (a ZeroMQ endpoint, such as ipc:///run/w0); made inside a running event loop."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(keepalive_timeout=IDLE_CONNECTION_S),
-            timeout=aiohttp.ClientTimeout(total=BATCH_TIMEOUT_S),
-        )
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.connect(address)
+        self._numbers = count()
+        self._waiting: dict[bytes, asyncio.Future[tuple[bytes, bytes]]] = {}
+        self._reading = asyncio.create_task(self._read(), name=f"answers of {address}")
 
     async def encode(self, batch: Batch) -> Vectors:
         """float32 [n_inputs, dimensions], as ``Engine.run`` does.
 
-        Raises ``NotReady`` where nothing answers at the address, ``EngineError`` where the worker failed on the batch, hung,
-        or sent something else than one finite vector per input.
+        Raises ``NotReady`` once the client is closed, ``EngineError`` where the worker refused the batch, hung, or sent
+        something else than one finite vector per input.
         """
-        body = orjson.dumps({"input_ids": pack(batch)})
         try:
-            async with self._session.post(
-                f"{self.url}/encode", data=body, headers={"Content-Type": "application/json"}
-            ) as response:
-                reply = await response.read()
+            async with asyncio.timeout(BATCH_TIMEOUT_S):
+                reason, vectors = await self._ask(batch)
         except TimeoutError as error:
-            raise EngineError(f"the worker at {self.url} did not answer within {BATCH_TIMEOUT_S:g} s") from error
-        except aiohttp.ClientError as error:
-            log.error("the worker at %s is gone: %s", self.url, error)
-            raise NotReady("the worker is gone") from error
-        if response.status != 200:
-            raise EngineError(f"the worker at {self.url} answered {response.status}: {_excerpt(reply)}")
-        return decode_reply(reply, len(batch.lengths))
-
-    async def ready(self) -> bool:
-        """Whether the worker has loaded its model and accepts requests."""
-        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
+            raise EngineError(f"the worker at {self.address} did not answer within {BATCH_TIMEOUT_S:g} s") from error
+        if reason:
+            raise EngineError(f"the worker at {self.address} refused the batch: {reason.decode()}")
         try:
-            async with self._session.get(f"{self.url}/model_info", timeout=timeout) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            return False
+            return read_vectors(vectors, len(batch.lengths))
+        except ValueError as error:
+            raise EngineError(f"the worker at {self.address} sent a wrong answer: {error}") from error
+
+    async def ready(self) -> None:
+        """Wait until the worker has loaded its model and answers; raises ``NotReady`` once the client is closed."""
+        await self._ask(NOTHING)
 
     async def close(self) -> None:
-        await self._session.close()
+        """What still waits for an answer ends with ``NotReady``."""
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        self._context.destroy()
 
+    async def _ask(self, batch: Batch) -> tuple[bytes, bytes]:
+        """The answer's second and third frame."""
+        if self._reading.done():
+            raise NotReady("the worker is gone")
+        number, *content = batch_frames(next(self._numbers), batch)
+        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            await self._socket.send_multipart([number, *content])
+            reason, vectors = await answer
+        finally:
+            del self._waiting[number]
+        return reason, vectors
 
-def decode_reply(reply: bytes, inputs: int) -> Vectors:
-    """The vectors in ``{"embedding": "<base64 of little-endian float32>"}``. Raises ``EngineError``."""
-    try:
-        numbers = np.frombuffer(base64.b64decode(orjson.loads(reply)["embedding"], validate=True), "<f4")
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise EngineError(f"the worker's answer is not packed vectors: {_excerpt(reply)}") from error
-    if not len(numbers):
-        raise EngineError("the worker refused the batch: an id outside the vocabulary, or an input longer than the model takes")
-    if len(numbers) % inputs:
-        raise EngineError(f"the worker sent {len(numbers)} numbers for {inputs} inputs")
-    if not np.isfinite(numbers).all():
-        raise EngineError("the worker sent a vector that is not finite")
-    return numbers.reshape(inputs, -1)
-
-
-def _excerpt(reply: bytes) -> str:
-    return reply[:REASON_CHARACTERS].decode("utf-8", "replace")
+    async def _read(self) -> None:
+        try:
+            while True:
+                number, reason, vectors = await self._socket.recv_multipart()
+                waiting = self._waiting.get(number)
+                if waiting and not waiting.done():
+                    waiting.set_result((reason, vectors))
+        finally:
+            for waiting in self._waiting.values():
+                if not waiting.done():
+                    waiting.set_exception(NotReady("the worker is gone"))

@@ -28,11 +28,11 @@ class SglangEngine:
 
     def add(self, client: WorkerClient) -> None:
         """Send batches to this worker too; the client is the engine's from now on."""
-        self._workers[client.url] = _Worker(client)
+        self._workers[client.address] = _Worker(client)
 
-    async def remove(self, url: str) -> None:
+    async def remove(self, address: str) -> None:
         """Send no more batches there; those on their way end with ``NotReady``."""
-        worker = self._workers.pop(url, None)
+        worker = self._workers.pop(address, None)
         if worker is not None:
             await worker.client.close()
 
@@ -50,5 +50,5 @@ class SglangEngine:
         return None if self._workers else "no SGLang worker is ready"
 
     async def stop(self) -> None:
-        for url in list(self._workers):
-            await self.remove(url)
+        for address in list(self._workers):
+            await self.remove(address)

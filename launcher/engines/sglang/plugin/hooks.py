@@ -5,16 +5,14 @@ Installing this project next to SGLang changes nothing for servers that it did n
 
 from __future__ import annotations
 
-import base64
 import os
 from typing import Any
 
-# 0.5.17 was run on an H200 (docs/performance.md), 0.5.23 on a CPU with the tests of tests/engines. The hook reaches into
-# SGLang's inside, which any release may move.
+from launcher.engines.sglang.plugin.batches import BatchSocket
+
+# The hook reaches into SGLang's inside, which any release may move; tests/engines runs against both.
 TESTED_SGLANG = ("0.5.17", "0.5.23")
-CONVERT_EMBEDDINGS = (
-    "sglang.srt.managers.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor._convert_embeddings"
-)
+EVENT_LOOP = "sglang.srt.managers.scheduler.Scheduler.run_event_loop"
 
 
 def register() -> None:
@@ -22,7 +20,7 @@ def register() -> None:
 
     Raises ``SystemExit`` on an untested SGLang: an exception would be logged by SGLang and then ignored.
     """
-    if "SGLEMBED_POOLING" not in os.environ:
+    if "SGLEMBED_BATCHES" not in os.environ:
         return
     from sglang import __version__
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
@@ -30,7 +28,7 @@ def register() -> None:
     reason = untested_reason(__version__, os.environ.get("SGLEMBED_ALLOW_UNTESTED") == "1")
     if reason is not None:
         raise SystemExit(reason)
-    HookRegistry.register(CONVERT_EMBEDDINGS, rows_as_base64, HookType.REPLACE)
+    HookRegistry.register(EVENT_LOOP, open_batch_socket, HookType.BEFORE)
 
 
 def untested_reason(version: str, allowed: bool) -> str | None:
@@ -43,9 +41,10 @@ def untested_reason(version: str, allowed: bool) -> str | None:
     )
 
 
-def rows_as_base64(processor: Any, *, result: Any) -> list[str]:
-    """In place of ``_convert_embeddings``: each request's float32 [n_texts, dim] tensor as one base64 string.
-
-    SGLang would make a Python float of every number and walk them all again on their way to JSON.
-    """
-    return [base64.b64encode(rows.cpu().numpy()).decode("ascii") for rows in result.embeddings]
+def open_batch_socket(scheduler: Any) -> None:
+    """Before the event loop: have the loop answer batches whenever it has nothing else to do."""
+    model = scheduler.tp_worker.model_runner.model
+    channels = scheduler.ipc_channels
+    scheduler.idle_sleeper = BatchSocket(
+        os.environ["SGLEMBED_BATCHES"], model.encode, (channels.recv_from_tokenizer, channels.recv_from_rpc)
+    )

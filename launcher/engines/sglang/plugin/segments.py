@@ -1,14 +1,13 @@
-"""From the packed requests of one SGLang batch to the texts that the encoder sees (NumPy only)."""
+"""A batch as the encoder sees it (NumPy only)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from launcher.engines.sglang.packing import unpack_header
+from launcher.engines.base import Batch
 
 Ints = NDArray[np.int64]
 
@@ -19,8 +18,7 @@ class Segments:
 
     ``ids``, ``positions``: [n_tokens]; a position counts from the start of its own text.
     ``lengths``: [n_texts], ascending; ``bounds``: [n_texts + 1], where text i is ``bounds[i]:bounds[i + 1]``.
-    ``rows``: [n_texts], for each text in the order of the requests, its place here.
-    ``texts_per_request``: 0 for a request that was refused.
+    ``rows``: [n_texts], for each text in the order of the batch, its place here.
     """
 
     ids: Ints
@@ -28,39 +26,18 @@ class Segments:
     lengths: Ints
     bounds: Ints
     rows: Ints
-    texts_per_request: list[int]
 
 
-def split_requests(packed: Ints, request_lengths: Sequence[int], *, vocab_size: int, max_tokens: int) -> Segments:
-    """Read the headers of all requests in ``packed``, of which each takes its ``request_lengths``.
-
-    A request with a malformed header, an id outside the vocabulary or a text over ``max_tokens`` gets no rows: an exception
-    here would end the server for every other request, so the caller sees an empty answer instead.
-    """
-    lengths: list[Ints] = []
-    ids: list[Ints] = []
-    texts_per_request: list[int] = []
-    ends = np.cumsum(request_lengths)
-    for start, end in zip(ends - request_lengths, ends, strict=True):
-        request = packed[start:end]
-        header = _accepted_lengths(request, vocab_size, max_tokens)
-        lengths.append(header)
-        ids.append(request[len(request) - int(header.sum()) :])
-        texts_per_request.append(len(header))
-    return _shortest_first(_join(ids), _join(lengths), texts_per_request)
+def segments_of(batch: Batch, *, vocab_size: int, max_tokens: int) -> Segments:
+    """Raises ``ValueError`` for an id outside the vocabulary, on which a kernel would end the worker, and a text too long."""
+    if batch.lengths.max() > max_tokens:
+        raise ValueError(f"a text of {batch.lengths.max()} tokens is longer than the {max_tokens} that the model takes")
+    if batch.ids.min() < 0 or batch.ids.max() >= vocab_size:
+        raise ValueError(f"ids from {batch.ids.min()} to {batch.ids.max()} are not within the vocabulary of {vocab_size}")
+    return _shortest_first(batch.ids.astype(np.int64), batch.lengths.astype(np.int64))
 
 
-def _accepted_lengths(request: Ints, vocab_size: int, max_tokens: int) -> Ints:
-    try:
-        lengths = unpack_header(request)
-    except ValueError:
-        return np.empty(0, np.int64)
-    ids = request[1 + len(lengths) :]
-    sound = lengths.max() <= max_tokens and ids.min() >= 0 and ids.max() < vocab_size
-    return lengths if sound else np.empty(0, np.int64)
-
-
-def _shortest_first(ids: Ints, lengths: Ints, texts_per_request: list[int]) -> Segments:
+def _shortest_first(ids: Ints, lengths: Ints) -> Segments:
     order = np.argsort(lengths, kind="stable")
     rows = np.empty_like(order)
     rows[order] = np.arange(len(order))
@@ -68,8 +45,4 @@ def _shortest_first(ids: Ints, lengths: Ints, texts_per_request: list[int]) -> S
     lengths = lengths[order]
     bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     positions = np.arange(len(ids)) - np.repeat(bounds[:-1], lengths)
-    return Segments(ids[np.repeat(starts, lengths) + positions], positions, lengths, bounds, rows, texts_per_request)
-
-
-def _join(parts: list[Ints]) -> Ints:
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+    return Segments(ids[np.repeat(starts, lengths) + positions], positions, lengths, bounds, rows)

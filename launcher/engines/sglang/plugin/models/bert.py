@@ -1,4 +1,4 @@
-"""BERT for packed requests, registered with SGLang in place of its own ``BertModel``.
+"""BERT for packed batches, registered with SGLang in place of its own ``BertModel``.
 
 Follows the encoder of Devlin et al. (2018) with post-layer normalisation, as in the ``BertModel`` of transformers, without the
 pooler head. Weights are read under the names of published checkpoints.
@@ -18,10 +18,11 @@ from sglang.srt.layers.pooler import EmbeddingPoolerOutput
 from torch import nn
 from torch.nn import functional
 
+from launcher.engines.base import Batch, Vectors
 from launcher.engines.sglang.plugin.attention import Attend, attention_for, has_varlen
 from launcher.engines.sglang.plugin.graphs import Graphs
 from launcher.engines.sglang.plugin.pooling import POOLINGS, pool
-from launcher.engines.sglang.plugin.segments import Segments, split_requests
+from launcher.engines.sglang.plugin.segments import Segments, segments_of
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": functional.gelu,
@@ -72,7 +73,7 @@ class BertLayer(nn.Module):  # type: ignore[misc]
 
 
 class BertModel(nn.Module):  # type: ignore[misc]
-    """SGLang builds this, calls ``load_weights`` once, then ``forward`` for each of its batches."""
+    """SGLang builds this and calls ``load_weights`` once; then the gateway's batches come to ``encode``."""
 
     def __init__(self, config: Any, quant_config: Any = None, prefix: str = "", pooling: str | None = None) -> None:
         super().__init__()
@@ -96,29 +97,34 @@ class BertModel(nn.Module):  # type: ignore[misc]
         input_embeds: torch.Tensor | None = None,
         get_embedding: bool = False,
     ) -> EmbeddingPoolerOutput:
-        """``input_ids``: the packed requests end to end. Returns float32 [n_texts, dim] per request, in their order.
+        """SGLang's own requests, such as its warm-up, each one text: float32 [n_requests, dim].
 
-        SGLang's own ``positions`` run over the whole packed request and are not used.
+        A request that is no text of this model gets a vector of NaN: an exception here ends the worker.
         """
-        # The one wait for the GPU: lengths decide shapes, so the host must know them.
-        packed = input_ids.cpu().numpy().astype(np.int64, copy=False)
-        segments = split_requests(
-            packed,
-            forward_batch.extend_seq_lens_cpu,
-            vocab_size=self.config.vocab_size,
-            max_tokens=self.config.max_position_embeddings,
-        )
-        rows = self.encode(segments) if len(segments.lengths) else self._no_rows()
-        return EmbeddingPoolerOutput(embeddings=list(rows.split(segments.texts_per_request)))
+        lengths = np.asarray(forward_batch.extend_seq_lens_cpu, np.int32)
+        ids = input_ids[: lengths.sum()].cpu().numpy().astype(np.int32)
+        texts = (Batch(text, np.array([len(text)], np.int32)) for text in np.split(ids, np.cumsum(lengths)[:-1]))
+        return EmbeddingPoolerOutput(embeddings=torch.cat([self._rows_or_nan(text) for text in texts]))
 
-    def encode(self, segments: Segments) -> torch.Tensor:
-        """float32 [n_texts, dim], unit vectors in the order of the requests."""
+    def encode(self, batch: Batch) -> Vectors:
+        """Unit vectors in the order of the batch. Raises ``ValueError`` for a batch that this model does not take."""
+        return np.asarray(self._rows(batch).cpu())
+
+    def _rows(self, batch: Batch) -> torch.Tensor:
+        limit = self.config.max_position_embeddings
+        segments = segments_of(batch, vocab_size=self.config.vocab_size, max_tokens=limit)
         hidden = self._graphed(segments)
         if hidden is None:
             ids, positions = self._on_device(segments.ids, segments.positions)
             hidden = self.hidden_states(ids, positions, attention_for(segments, self.words.weight))
         bounds, rows = self._on_device(segments.bounds, segments.rows)
         return pool(hidden, bounds, self.pooling)[rows]
+
+    def _rows_or_nan(self, text: Batch) -> torch.Tensor:
+        try:
+            return self._rows(text)
+        except ValueError:
+            return torch.full((1, self.config.hidden_size), torch.nan, device=self.words.weight.device)
 
     def hidden_states(self, ids: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
         """[n_tokens, dim] for token ids and positions [n_tokens]."""
@@ -163,9 +169,6 @@ class BertModel(nn.Module):  # type: ignore[misc]
         for number, layer in enumerate(self.layers):
             for name, slot in layer.slots():
                 yield f"encoder.layer.{number}.{name}", slot
-
-    def _no_rows(self) -> torch.Tensor:
-        return torch.empty((0, self.config.hidden_size), device=self.words.weight.device)
 
 
 def checkpoint_name(name: str) -> str:

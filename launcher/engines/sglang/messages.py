@@ -1,0 +1,61 @@
+"""What the gateway and a worker say to each other, as ZeroMQ frames (both sides; NumPy only).
+
+    batch:  number | lengths of the texts, int32 [n] | ids of all texts end to end, int32 [sum of the lengths]
+    answer: number | what is wrong, empty where nothing is | vectors, float32 [n x dimensions]
+
+All numbers are little-endian. An answer carries its batch's number, since a worker may be asked by several gateways and an
+asker may have gone. A batch without texts is a question whether the worker is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launcher.engines.base import Batch, Vectors
+
+NOTHING = Batch(np.empty(0, np.int32), np.empty(0, np.int32))
+# Bytes of a batch's number.
+NUMBER_BYTES = 8
+
+
+def batch_frames(number: int, batch: Batch) -> list[bytes]:
+    return [number.to_bytes(NUMBER_BYTES, "little"), _bytes(batch.lengths, "<i4"), _bytes(batch.ids, "<i4")]
+
+
+def read_batch(frames: Sequence[bytes]) -> Batch:
+    """The batch in the frames after the number. Raises ``ValueError`` where they are none."""
+    if len(frames) != 2 or any(len(frame) % 4 for frame in frames):
+        raise ValueError(f"a batch is two frames of int32, not {len(frames)} of {list(map(len, frames))} bytes")
+    lengths, ids = (np.frombuffer(frame, "<i4") for frame in frames)
+    if len(lengths) and lengths.min() < 1:
+        raise ValueError("a text holds at least one token")
+    total = int(lengths.sum(dtype=np.int64))
+    if total != len(ids):
+        raise ValueError(f"the lengths add up to {total} tokens, but {len(ids)} are there")
+    return Batch(ids, lengths)
+
+
+def vector_frames(number: bytes, vectors: Vectors) -> list[bytes | memoryview]:
+    """Without a copy of the vectors, which must not change before the frames are sent."""
+    return [number, b"", np.ascontiguousarray(vectors, "<f4").data if vectors.size else b""]
+
+
+def refusal_frames(number: bytes, reason: str) -> list[bytes]:
+    return [number, reason.encode(), b""]
+
+
+def read_vectors(frame: bytes, texts: int) -> Vectors:
+    """float32 [texts, dimensions]. Raises ``ValueError`` where the frame is not one finite vector per text."""
+    if len(frame) % (4 * texts) or not frame:
+        raise ValueError(f"{len(frame)} bytes are not {texts} vectors of float32")
+    vectors = np.frombuffer(frame, "<f4").reshape(texts, -1)
+    if not np.isfinite(vectors).all():
+        raise ValueError("a vector is not finite")
+    return vectors
+
+
+def _bytes(numbers: NDArray[np.int32], dtype: str) -> bytes:
+    return numbers.astype(dtype, copy=False).tobytes()
