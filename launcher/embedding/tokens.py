@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from launcher.config.schema import Truncate
+from launcher.embedding.plain import PlainText
 from launcher.embedding.slices import slice_bounds
 from launcher.errors import ContextLengthExceeded, InvalidRequest, ModelError
 from launcher.models.files import read_optional_object
@@ -41,7 +42,7 @@ class TokenizedInput:
 
 
 class Tokenizer:
-    """May be called from several threads at once, and lets go of Python's lock while it works on texts."""
+    """May be called from several threads at once."""
 
     def __init__(self, folder: Path, max_tokens: int, vocab_size: int) -> None:
         """``max_tokens`` counts special tokens; ``vocab_size`` is how many ids the model has vectors for.
@@ -49,6 +50,7 @@ class Tokenizer:
         Raises ``ModelError`` where ``folder`` holds no usable tokenizer, or one of another model.
         """
         self._tokenizer = load_tokenizer(folder)
+        self._plain = PlainText(self._tokenizer)
         self.max_tokens = max_tokens
         self._vocab_size = vocab_size
         self._prefix, self._suffix = _special_ids(self._tokenizer)
@@ -63,20 +65,27 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str], truncate: Truncate) -> list[TokenizedInput]:
         """Raises ``InvalidRequest`` for a text that is not Unicode, ``ContextLengthExceeded`` for one that may not be cut."""
+        plain = [self._plain.ids_of(text) if len(text) <= GROUP_CHARACTERS else None for text in texts]
         try:
-            tokenized: list[TokenizedInput] = []
-            for group in in_groups(texts, GROUP_CHARACTERS):
-                if len(group) == 1 and len(group[0]) > GROUP_CHARACTERS:
-                    tokenized.append(self._encode_long(group[0], len(tokenized), truncate))
-                else:
-                    encodings = self._tokenizer.encode_batch_fast(list(group))
-                    tokenized += [self._fit(encoding.ids, len(tokenized) + i, truncate) for i, encoding in enumerate(encodings)]
+            others = self._encode_others({i: texts[i] for i, ids in enumerate(plain) if ids is None}, truncate)
+            return [
+                self._fit(next(others) if ids is None else [*self._prefix, *ids, *self._suffix], i, truncate)
+                for i, ids in enumerate(plain)
+            ]
         except TypeError:
             _refuse_surrogates(texts)
             raise
-        return tokenized
 
-    def _encode_long(self, text: str, index: int, truncate: Truncate) -> TokenizedInput:
+    def _encode_others(self, texts: Mapping[int, str], truncate: Truncate) -> Iterator[Sequence[int]]:
+        """The ids of each, special tokens included and not yet cut; ``texts`` are keyed by their place in the request."""
+        for group in in_groups(list(texts.items()), GROUP_CHARACTERS):
+            index, text = group[0]
+            if len(text) > GROUP_CHARACTERS:
+                yield self._encode_long(text, index, truncate)
+            else:
+                yield from (encoding.ids for encoding in self._tokenizer.encode_batch_fast([text for _, text in group]))
+
+    def _encode_long(self, text: str, index: int, truncate: Truncate) -> Sequence[int]:
         """Slice by slice from the side that is kept, as far as the limit; "none" counts to the end for its message."""
         bounds = slice_bounds(text, GROUP_CHARACTERS)
         kept: list[int] = []
@@ -91,7 +100,7 @@ class Tokenizer:
         special = len(self._prefix) + len(self._suffix)
         if truncate == "none" and count + special > self.max_tokens:
             raise ContextLengthExceeded(index, count + special, self.max_tokens)
-        return self._fit([*self._prefix, *kept, *self._suffix], index, truncate)
+        return [*self._prefix, *kept, *self._suffix]
 
     def check_ids(self, ids: Sequence[int], index: int, truncate: Truncate) -> TokenizedInput:
         """Ids used as given, special tokens being the caller's affair. ``index`` is the input's place in the request."""
@@ -128,15 +137,16 @@ class Tokenizer:
         return InvalidRequest(message, param="input")
 
 
-def in_groups(texts: Sequence[str], characters: int) -> Iterator[Sequence[str]]:
+def in_groups(texts: Sequence[tuple[int, str]], characters: int) -> Iterator[Sequence[tuple[int, str]]]:
     """Neighbouring texts of together at most ``characters``; a longer text is a group of its own."""
     start = total = 0
-    for i, text in enumerate(texts):
+    for i, (_, text) in enumerate(texts):
         if i > start and total + len(text) > characters:
             yield texts[start:i]
             start, total = i, 0
         total += len(text)
-    yield texts[start:]
+    if start < len(texts):
+        yield texts[start:]
 
 
 def load_tokenizer(folder: Path) -> tokenizers.Tokenizer:

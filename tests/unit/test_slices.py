@@ -67,4 +67,7 @@ def test_a_long_text_that_may_not_be_cut_is_counted_to_its_end(tokenizer: Tokeni
 
 
 def test_groups_keep_the_order_and_bound_the_characters() -> None:
-    assert [list(group) for group in in_groups(["aa", "b", "cccc", "d", "ee"], 3)] == [["aa", "b"], ["cccc"], ["d", "ee"]]
+    texts = list(enumerate(["aa", "b", "cccc", "d", "ee"]))
+    groups = [[text for _, text in group] for group in in_groups(texts, 3)]
+    assert groups == [["aa", "b"], ["cccc"], ["d", "ee"]]
+    assert list(in_groups([], 3)) == []
