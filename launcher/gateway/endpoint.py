@@ -18,7 +18,7 @@ from launcher.gateway.body import read_json_body
 from launcher.gateway.disconnect import DisconnectWatch
 from launcher.gateway.errors import error_response, http_error_response
 from launcher.gateway.readiness import Readiness
-from launcher.telemetry.hooks import Hooks
+from launcher.telemetry.hooks import Hooks, Task
 
 log = logging.getLogger("launcher.gateway")
 
@@ -33,7 +33,7 @@ class Endpoint:
     Each request is counted once as offered and once as answered, whatever becomes of it.
     """
 
-    task: str
+    task: Task
     answer: Callable[[bytes], Awaitable[Response]]
     readiness: Readiness
     hooks: Hooks

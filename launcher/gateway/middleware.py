@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from uuid import uuid4
+from secrets import token_hex
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -68,7 +68,7 @@ def _request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and ACCEPTED_ID.fullmatch(value):
             return bytes(value)
-    return uuid4().hex.encode()
+    return token_hex(16).encode()
 
 
 class RequireKey:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+Task = Literal["embeddings", "tokenize"]
 Stage = Literal["tokenize", "queue", "inference", "encode"]
 
 
 class Hooks(Protocol):
     """Durations are in seconds."""
 
-    def offered(self, task: str) -> None:
+    def offered(self, task: Task) -> None:
         """A request for ``task`` arrived, whatever becomes of it."""
 
-    def answered(self, task: str, status: int, seconds: float) -> None: ...
+    def answered(self, task: Task, status: int, seconds: float) -> None: ...
 
     def stage(self, stage: Stage, seconds: float) -> None: ...
 

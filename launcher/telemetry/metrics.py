@@ -8,7 +8,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from launcher.telemetry.hooks import Stage
+from launcher.telemetry.hooks import Stage, Task
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -27,10 +27,10 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"embedding_{name}", text, labels, buckets=buckets, registry=registry)
 
-        self._offered = counter("requests_offered", "Requests that arrived, refused ones included.", "task")
-        self._requests = counter("requests", "Requests answered.", "task", "status")
-        self._duration = histogram("request_duration_seconds", "From the request's head to the reply's end.", SECONDS, "task")
-        self._stages = histogram("stage_duration_seconds", "Time of one request in one stage.", SECONDS, "stage")
+        offered = counter("requests_offered", "Requests that arrived, refused ones included.", "task")
+        requests = counter("requests", "Requests answered.", "task", "status")
+        duration = histogram("request_duration_seconds", "From the request's head to the reply's end.", SECONDS, "task")
+        stages = histogram("stage_duration_seconds", "Time of one request in one stage.", SECONDS, "stage")
         self._inputs = counter("inputs", "Inputs answered.")
         self._tokens = counter("tokens", "Tokens of answered inputs, special tokens included.")
         self._truncated = counter("truncated_inputs", "Inputs cut to the model's limit.")
@@ -41,22 +41,20 @@ class Metrics:
         Info("embedding_model", "The vector space served.", registry=registry).info(dict(model_info))
         Gauge("embedding_tokens_in_flight", "Tokens waiting or running.", registry=registry).set_function(tokens_in_flight)
         Gauge("embedding_ready", "1 while new requests are taken.", registry=registry).set_function(lambda: float(ready()))
-        for stage in get_args(Stage):
-            self._stages.labels(stage)
-        for task in ("embeddings", "tokenize"):
-            self._offered.labels(task)
-            self._requests.labels(task, "200")
-            self._duration.labels(task)
+        # Looking a series up by its labels costs more than counting in it.
+        self._stages = {stage: stages.labels(stage) for stage in get_args(Stage)}
+        self._tasks = {task: _Task(task, offered, requests, duration) for task in get_args(Task)}
 
-    def offered(self, task: str) -> None:
-        self._offered.labels(task).inc()
+    def offered(self, task: Task) -> None:
+        self._tasks[task].offered.inc()
 
-    def answered(self, task: str, status: int, seconds: float) -> None:
-        self._requests.labels(task, str(status)).inc()
-        self._duration.labels(task).observe(seconds)
+    def answered(self, task: Task, status: int, seconds: float) -> None:
+        series = self._tasks[task]
+        series.answered(status).inc()
+        series.duration.observe(seconds)
 
     def stage(self, stage: Stage, seconds: float) -> None:
-        self._stages.labels(stage).observe(seconds)
+        self._stages[stage].observe(seconds)
 
     def inputs(self, count: int, tokens: int, truncated: int, cached: int) -> None:
         self._inputs.inc(count)
@@ -71,3 +69,21 @@ class Metrics:
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
+
+
+class _Task:
+    """The series of one task."""
+
+    def __init__(self, task: Task, offered: Counter, requests: Counter, duration: Histogram) -> None:
+        self.offered = offered.labels(task)
+        self.duration = duration.labels(task)
+        self._requests = requests
+        self._task = task
+        self._answered: dict[int, Counter] = {}
+        self.answered(200)
+
+    def answered(self, status: int) -> Counter:
+        series = self._answered.get(status)
+        if series is None:
+            series = self._answered[status] = self._requests.labels(self._task, str(status))
+        return series

@@ -15,7 +15,7 @@ from launcher.gateway.endpoint import Endpoint
 from launcher.gateway.errors import json_response
 from launcher.gateway.readiness import Readiness
 from launcher.gateway.schemas import EmbeddingsRequest, TokenizeRequest, parse_body, parse_input
-from launcher.telemetry.hooks import Hooks
+from launcher.telemetry.hooks import Hooks, Task
 
 
 class InferenceRoutes:
@@ -63,7 +63,7 @@ class InferenceRoutes:
         tokenized = await self._service.tokenize(inputs, role, request.truncate)
         return json_response(tokenize_body(tokenized, self._model.name))
 
-    def _endpoint(self, task: str, answer: Callable[[bytes], Awaitable[Response]]) -> Endpoint:
+    def _endpoint(self, task: Task, answer: Callable[[bytes], Awaitable[Response]]) -> Endpoint:
         return Endpoint(task, answer, self._readiness, self._hooks, self._max_body_bytes, self._timeout_s)
 
 
