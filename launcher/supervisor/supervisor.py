@@ -88,7 +88,7 @@ class Supervisor:
 
         process = WorkerProcess(name, worker_argv(spec, port=port), worker_env(spec, batches=address), relay)
         self._processes.append(process)
-        log.info("%s: starting SGLang (takes 25-60 s)", name)
+        log.info("%s: starting SGLang (takes 15-60 s)", name)
         await process.start()
         client = WorkerClient(address)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformers import AutoConfig, AutoModel, BertConfig
 
 from launcher.engines.base import Batch
 from launcher.engines.sglang.plugin import attention
-from launcher.engines.sglang.plugin.hooks import EVENT_LOOP, TESTED_SGLANG, register, untested_reason
+from launcher.engines.sglang.plugin.hooks import EVENT_LOOP, LAUNCH_DETOKENIZER, TESTED_SGLANG, register, untested_reason
 from launcher.engines.sglang.plugin.models.bert import BertModel, checkpoint_name
 from tests.support.checkpoints import write_checkpoint
 
@@ -235,16 +236,22 @@ def test_an_untested_sglang_is_refused_by_name_unless_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "batches", "hooked"),
-    [(TESTED_SGLANG[-1], "ipc:///run/worker-0", True), (TESTED_SGLANG[-1], None, False), ("0.4.0", None, False)],
-    ids=["ours", "a-strangers-server", "a-strangers-server-of-another-version"],
+    ("version", "batches", "child", "hooked"),
+    [
+        (TESTED_SGLANG[-1], "ipc:///run/worker-0", False, [LAUNCH_DETOKENIZER]),
+        (TESTED_SGLANG[-1], "ipc:///run/worker-0", True, [EVENT_LOOP]),
+        (TESTED_SGLANG[-1], None, False, []),
+        ("0.4.0", None, False, []),
+    ],
+    ids=["ours-main-process", "ours-scheduler", "a-strangers-server", "a-strangers-server-of-another-version"],
 )
 def test_only_our_own_servers_are_hooked(
-    monkeypatch: pytest.MonkeyPatch, version: str, batches: str | None, hooked: bool
+    monkeypatch: pytest.MonkeyPatch, version: str, batches: str | None, child: bool, hooked: list[str]
 ) -> None:
     registered = registrations(monkeypatch, version, batches)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: object() if child else None)
     register()
-    assert [target for target, *_ in registered] == ([EVENT_LOOP] if hooked else [])
+    assert [target for target, *_ in registered] == hooked
 
 
 def test_our_own_server_ends_on_an_untested_sglang(monkeypatch: pytest.MonkeyPatch) -> None:

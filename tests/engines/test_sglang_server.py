@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.sglang, pytest.mark.asyncio(loop_scope="module")]
 
 START_TIMEOUT_S = 240.0
 MAX_BATCH_TOKENS = 4096
-SCHEDULER_RSS_BYTES, WORKER_RSS_BYTES = 2.0e9, 4.2e9
+SCHEDULER_RSS_BYTES, WORKER_RSS_BYTES = 2.0e9, 3.0e9
 CLS, SEP = 101, 102
 Text = list[int]
 

@@ -78,13 +78,13 @@ def worker_env(spec: WorkerSpec, *, batches: str) -> dict[str, str]:
         # The model is a local folder: nothing is to be looked up.
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
-        # Images often forbid writing compiled modules; each of a worker's three processes would compile thousands, every time.
+        # Images often forbid writing compiled modules; each of a worker's processes would compile thousands, every time.
         "PYTHONDONTWRITEBYTECODE": "",
         # SGLang warns of kernels that a device lacks and that no encoder calls.
         "PYTHONWARNINGS": "ignore",
     }
     if spec.device == "cpu":
-        # SGLang imports these kernels for CUDA in each of its three processes: 540 MB in all, and seconds. It gets along
+        # SGLang imports these kernels for CUDA in each of its processes: 180 MB, and seconds. It gets along
         # where they are missing.
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ABSENT), spec.python_path)))
         env["SGLANG_IS_FLASHINFER_AVAILABLE"] = "false"

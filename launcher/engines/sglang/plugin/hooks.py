@@ -5,18 +5,20 @@ Installing this project next to SGLang changes nothing for servers that it did n
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from typing import Any
 
 from launcher.engines.sglang.plugin.batches import BatchSocket
 
-# The hook reaches into SGLang's inside, which any release may move; tests/engines runs against both.
+# The hooks reach into SGLang's inside, which any release may move; tests/engines runs against both.
 TESTED_SGLANG = ("0.5.17", "0.5.23")
 EVENT_LOOP = "sglang.srt.managers.scheduler.Scheduler.run_event_loop"
+LAUNCH_DETOKENIZER = "sglang.srt.entrypoints.engine.Engine._launch_detokenizer_subprocesses"
 
 
 def register() -> None:
-    """Hook the scheduler of a worker that this project started; do nothing in any other server.
+    """Hook the processes of a worker that this project started; do nothing in any other server.
 
     Raises ``SystemExit`` on an untested SGLang: an exception would be logged by SGLang and then ignored.
     """
@@ -28,7 +30,10 @@ def register() -> None:
     reason = untested_reason(__version__, os.environ.get("SGLEMBED_ALLOW_UNTESTED") == "1")
     if reason is not None:
         raise SystemExit(reason)
-    HookRegistry.register(EVENT_LOOP, open_batch_socket, HookType.BEFORE)
+    if multiprocessing.parent_process() is None:
+        HookRegistry.register(LAUNCH_DETOKENIZER, launch_nothing, HookType.REPLACE)
+    else:
+        HookRegistry.register(EVENT_LOOP, open_batch_socket, HookType.BEFORE)
 
 
 def untested_reason(version: str, allowed: bool) -> str | None:
@@ -48,3 +53,8 @@ def open_batch_socket(scheduler: Any) -> None:
     scheduler.idle_sleeper = BatchSocket(
         os.environ["SGLEMBED_BATCHES"], model.encode, (channels.recv_from_tokenizer, channels.recv_from_rpc)
     )
+
+
+def launch_nothing(engine: Any, **arguments: Any) -> tuple[list[Any], list[str]]:
+    """No detokenizer: it takes a gigabyte and, at the start, ten seconds of a core, and an encoder has no text to give back."""
+    return [], []
