@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -11,11 +12,14 @@ from typing import Protocol
 
 from starlette.types import ASGIApp
 
-from launcher.cache.memory import MemoryCache, NoCache
+from launcher.cache.base import Level
+from launcher.cache.memory import MemoryCache
+from launcher.cache.redis import RedisCache
 from launcher.embedding.model import ServedModel
 from launcher.embedding.selftest import self_test
 from launcher.embedding.service import EmbeddingService
 from launcher.embedding.tokens import Tokenizer
+from launcher.embedding.vectors import VectorSource
 from launcher.engines.base import Engine
 from launcher.engines.openvino.engine import OpenVinoEngine
 from launcher.engines.sglang.engine import SglangEngine
@@ -29,6 +33,7 @@ from launcher.gateway.routes.ops import OpsRoutes
 from launcher.plan import Plan, fingerprint
 from launcher.scheduling.admission import Admission
 from launcher.scheduling.batcher import Batcher
+from launcher.scheduling.encoder import DeduplicatingEncoder, Encoder, SeparateEncoder
 from launcher.supervisor.in_process import InProcess
 from launcher.supervisor.supervisor import Supervisor
 from launcher.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -46,13 +51,14 @@ class Keeper(Protocol):
 class Parts:
     app: ASGIApp
     readiness: Readiness
+    unready_reasons: tuple[Callable[[], str | None], ...]
     batcher: Batcher
-    engine: Engine
+    redis: AbstractAsyncContextManager[object]
     keeper: Keeper
     model: ServedModel
 
 
-def build(plan: Plan, keys: Mapping[str, str]) -> Parts:
+def build(plan: Plan, keys: Mapping[str, str], redis_url: str | None) -> Parts:
     server = plan.config.server
     model = served_model(plan)
     tokenizer = Tokenizer(plan.checkpoint.folder, plan.checkpoint.max_tokens, plan.checkpoint.shape.vocab_size)
@@ -71,13 +77,15 @@ def build(plan: Plan, keys: Mapping[str, str]) -> Parts:
         metrics.batch(inputs, tokens, seconds)
 
     batcher = Batcher(engine.run, slots=engine.slots, max_batch_tokens=engine.max_batch_tokens, on_batch=on_batch)
-    cache = MemoryCache(plan.config.cache.memory_mb << 20) if plan.config.cache.memory_mb else NoCache()
+    encoder: Encoder = SeparateEncoder(admission, batcher)
+    if plan.config.cache.deduplicate:
+        encoder = DeduplicatingEncoder(admission, batcher, max_batch_tokens=engine.max_batch_tokens)
+    memory, redis = memory_cache(plan), redis_cache(plan, model, redis_url)
+    levels: list[Level] = [level for level in (memory, redis) if level]
     service = EmbeddingService(
         model=model,
         tokenizer=tokenizer,
-        cache=cache,
-        admission=admission,
-        batcher=batcher,
+        vectors=VectorSource(levels, encoder),
         hooks=metrics,
         truncate=server.truncate,
         max_tokens_per_request=server.max_tokens_per_request,
@@ -103,7 +111,8 @@ def build(plan: Plan, keys: Mapping[str, str]) -> Parts:
         keys=keys,
         allowed_origins=server.cors.allow_origins,
     )
-    return Parts(app, readiness, batcher, engine, keeper, model)
+    unready_reasons = tuple(part.unready_reason for part in (engine, batcher, redis) if part)
+    return Parts(app, readiness, unready_reasons, batcher, redis or nullcontext(), keeper, model)
 
 
 def build_engine(plan: Plan, self_test: Callable[..., Awaitable[None]]) -> tuple[Engine, Keeper]:
@@ -118,6 +127,20 @@ def build_engine(plan: Plan, self_test: Callable[..., Awaitable[None]]) -> tuple
     workers = SglangEngine(max_batch_tokens=plan.max_batch_tokens, workers=len(plan.workers))
     supervisor = Supervisor(plan.workers, workers, self_test, start_timeout_s=plan.config.engine.sglang.start_timeout_s)
     return workers, supervisor
+
+
+def memory_cache(plan: Plan) -> MemoryCache | None:
+    megabytes = plan.config.cache.memory_mb
+    return MemoryCache(megabytes << 20) if megabytes else None
+
+
+def redis_cache(plan: Plan, model: ServedModel, url: str | None) -> RedisCache | None:
+    if not url:
+        return None
+    config = plan.config.cache.redis
+    return RedisCache(
+        url, fingerprint=model.fingerprint, dimensions=model.dimensions, ttl_s=config.ttl_s, timeout_s=config.timeout_s
+    )
 
 
 def served_model(plan: Plan) -> ServedModel:

@@ -17,10 +17,13 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
+from launcher.cache.redis import ENVIRONMENT_VARIABLE as REDIS_VARIABLE
+from launcher.cache.redis import read_url
 from launcher.compose import Parts, build
 from launcher.config.schema import Config, Server
 from launcher.errors import ConfigError
-from launcher.gateway.auth import ENVIRONMENT_VARIABLE, read_keys
+from launcher.gateway.auth import ENVIRONMENT_VARIABLE as KEYS_VARIABLE
+from launcher.gateway.auth import read_keys
 from launcher.plan import Plan, make_plan
 
 log = logging.getLogger("launcher.serve")
@@ -34,24 +37,25 @@ CLOSING_S = 1.0
 def serve(config: Config) -> int:
     """Serve until SIGINT or SIGTERM. The exit status is 0 where every accepted request was answered."""
     file = config.server.api_keys_file
-    # Taken out, so that worker processes do not inherit the keys.
-    keys = read_keys(Path(file) if file else None, os.environ.pop(ENVIRONMENT_VARIABLE, None))
+    # Taken out, so that worker processes do not inherit the secrets.
+    keys = read_keys(Path(file) if file else None, os.environ.pop(KEYS_VARIABLE, None))
+    redis_url = read_url(config.cache.redis.url, os.environ.pop(REDIS_VARIABLE, None))
     # Before the model is fetched: a taken port should not cost a download.
     with bind(config.server) as listener:
         if not keys and not is_loopback(config.server.host):
             log.warning(
                 "listening on %s without API keys: whoever reaches the port may use it (server.api_keys_file or %s)",
                 config.server.host,
-                ENVIRONMENT_VARIABLE,
+                KEYS_VARIABLE,
             )
         plan = make_plan(config)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(run_server(plan, keys, listener))
+            return runner.run(run_server(plan, keys, redis_url, listener))
 
 
-async def run_server(plan: Plan, keys: Mapping[str, str], listener: socket.socket) -> int:
+async def run_server(plan: Plan, keys: Mapping[str, str], redis_url: str | None, listener: socket.socket) -> int:
     signals = Signals()
-    parts = build(plan, keys)
+    parts = build(plan, keys, redis_url)
     log.info("loading %s on %s in %s from %s", plan.name, plan.engine, plan.dtype, plan.checkpoint.folder)
     http = HttpServer(parts, plan.config.server)
     parts.batcher.start()
@@ -59,8 +63,9 @@ async def run_server(plan: Plan, keys: Mapping[str, str], listener: socket.socke
     serving = asyncio.create_task(http.serve(sockets=[listener]), name="http")
     stop = asyncio.create_task(signals.first.wait(), name="signal")
     try:
-        await asyncio.wait({engine, serving, stop}, return_when=asyncio.FIRST_COMPLETED)
-        return await shut_down(parts, http, serving, signals, plan.config.server.drain_timeout_s if stop.done() else 0)
+        async with parts.redis:
+            await asyncio.wait({engine, serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return await shut_down(parts, http, serving, signals, plan.config.server.drain_timeout_s if stop.done() else 0)
     finally:
         stop.cancel()
         await end(engine)
@@ -149,7 +154,7 @@ class Signals:
 
 def announce(parts: Parts, listener: socket.socket) -> None:
     """Open the gates and say on standard output where to call."""
-    parts.readiness.serve(parts.engine.unready_reason, parts.batcher.unready_reason)
+    parts.readiness.serve(*parts.unready_reasons)
     host, port = listener.getsockname()[:2]
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     url, model = f"http://{shown}:{port}", parts.model

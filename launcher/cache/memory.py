@@ -3,54 +3,36 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-Vectors = NDArray[np.float32]
+from launcher.cache.base import Vectors
+from launcher.telemetry.hooks import CacheLevel
 
 # Dictionary slot, two object headers and the array's own: measured with sys.getsizeof on CPython 3.11.
 ENTRY_OVERHEAD_BYTES = 350
 
 
-class NoCache:
-    """The cache that is switched off."""
-
-    enabled = False
-
-    def get(self, ids: NDArray[np.int32]) -> Vectors | None:
-        return None
-
-    def put(self, ids: NDArray[np.int32], vector: Vectors) -> None:
-        pass
-
-
 class MemoryCache:
-    """Maps an input's token ids to its vector, float32 [dimensions].
+    """A cache level that lives and dies with one loaded model: no vector of another model can be in it."""
 
-    It lives and dies with one loaded model, so the ids alone are the key: no vector of another model can be in it.
-    """
-
-    enabled = True
+    name: CacheLevel = "memory"
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._vectors: OrderedDict[bytes, Vectors] = OrderedDict()
 
-    def get(self, ids: NDArray[np.int32]) -> Vectors | None:
-        key = ids.tobytes()
-        vector = self._vectors.get(key)
-        if vector is not None:
+    async def get(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
+        found = {key: vector for key in keys if (vector := self._vectors.get(key)) is not None}
+        for key in found:
             self._vectors.move_to_end(key)
-        return vector
+        return found
 
-    def put(self, ids: NDArray[np.int32], vector: Vectors) -> None:
-        key = ids.tobytes()
-        if key in self._vectors:
-            return
-        self._vectors[key] = vector.copy()
-        self._bytes += _cost(key, vector)
+    def put(self, keys: Sequence[bytes], vectors: Sequence[Vectors] | Vectors) -> None:
+        for key, vector in zip(keys, vectors, strict=True):
+            if key not in self._vectors:
+                self._vectors[key] = vector.copy()
+                self._bytes += _cost(key, vector)
         while self._bytes > self._max_bytes:
             old_key, old_vector = self._vectors.popitem(last=False)
             self._bytes -= _cost(old_key, old_vector)

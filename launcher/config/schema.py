@@ -128,9 +128,23 @@ class Queue(Section, frozen=True):
     max_tokens: PositiveInt = 500_000
 
 
+class Redis(Section, frozen=True):
+    """Keeps vectors of past inputs for all servers of the same model. Needs the extra ``redis``."""
+
+    # redis://host:6379/0, rediss:// or unix://; None: off, unless SGL_EMBED_REDIS_URL holds it. A password only there.
+    url: str | None = None
+    # For one command. A slower Redis counts as down: requests go on without it until it answers again.
+    timeout_s: Seconds = 0.1
+    # How long a vector is kept.
+    ttl_s: PositiveInt = 86_400
+
+
 class Cache(Section, frozen=True):
+    # Inputs that are equal and under way at the same time are encoded once.
+    deduplicate: bool = True
     # Vectors of past inputs kept in memory; 0: off.
     memory_mb: Count = 0
+    redis: Redis = Redis()
 
 
 class Log(Section, frozen=True):

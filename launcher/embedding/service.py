@@ -1,4 +1,4 @@
-"""The whole path of an input: tokens → cache → admission → batch → vector. The only file that knows all of it."""
+"""The whole path of a request: its inputs to tokens, tokens to vectors, and what is told about it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from typing import Literal
 import numpy as np
 from typing_extensions import TypeIs
 
-from launcher.cache.memory import MemoryCache, NoCache
 from launcher.config.schema import Truncate
 from launcher.embedding.model import Role, ServedModel
 from launcher.embedding.tokens import TokenizedInput, Tokenizer
+from launcher.embedding.vectors import Found, VectorSource
 from launcher.engines.base import Vectors
 from launcher.errors import InvalidRequest
-from launcher.scheduling.admission import Admission
-from launcher.scheduling.batcher import Batcher
 from launcher.telemetry.hooks import Hooks
 
 # Below this, handing the text to a thread costs more than tokenizing it.
 INLINE_CHARACTERS = 2000
 
 Inputs = Sequence[str] | Sequence[Sequence[int]]
+CacheAnswer = Literal["hit", "partial", "miss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Embedded:
     vectors: Vectors
     prompt_tokens: int
     truncated: int
-    cache: Literal["hit", "partial", "miss"]
+    cache: CacheAnswer
     tokenization_s: float
     queue_s: float
     inference_s: float
@@ -59,18 +58,14 @@ class EmbeddingService:
         *,
         model: ServedModel,
         tokenizer: Tokenizer,
-        cache: MemoryCache | NoCache,
-        admission: Admission,
-        batcher: Batcher,
+        vectors: VectorSource,
         hooks: Hooks,
         truncate: Truncate,
         max_tokens_per_request: int,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._cache = cache
-        self._admission = admission
-        self._batcher = batcher
+        self._vectors = vectors
         self._hooks = hooks
         self._truncate: Truncate = truncate
         self._max_tokens_per_request = max_tokens_per_request
@@ -83,32 +78,18 @@ class EmbeddingService:
         tokenization_s = time.perf_counter() - started
         tokens = self._count_tokens(tokenized)
 
-        vectors: list[Vectors | None] = [self._cache.get(item.ids) for item in tokenized]
-        missing = [i for i, vector in enumerate(vectors) if vector is None]
-        queue_s = inference_s = 0.0
-        if missing:
-            fresh, queue_s, inference_s = await self._encode([tokenized[i] for i in missing])
-            if len(missing) == len(vectors):
-                joined = fresh
-            else:
-                for i, vector in zip(missing, fresh, strict=True):
-                    vectors[i] = vector
-        if len(missing) < len(vectors):
-            joined = np.stack([vector for vector in vectors if vector is not None])
-
+        found = await self._vectors.of([item.ids for item in tokenized])
         truncated = sum(item.truncated for item in tokenized)
-        self._hooks.stage("tokenize", tokenization_s)
-        self._hooks.stage("queue", queue_s)
-        self._hooks.stage("inference", inference_s)
-        self._hooks.inputs(len(tokenized), tokens, truncated, len(tokenized) - len(missing))
+        self._hooks.inputs(len(tokenized), tokens, truncated)
+        self._tell(tokenization_s, found)
         return Embedded(
-            vectors=joined if dimensions == self._model.dimensions else shorten(joined, dimensions),
+            vectors=found.vectors if dimensions == self._model.dimensions else shorten(found.vectors, dimensions),
             prompt_tokens=tokens,
             truncated=truncated,
-            cache="hit" if not missing else "miss" if len(missing) == len(tokenized) else "partial",
+            cache=cache_answer(len(tokenized), sum(found.cached.values())),
             tokenization_s=tokenization_s,
-            queue_s=queue_s,
-            inference_s=inference_s,
+            queue_s=found.queue_s,
+            inference_s=found.inference_s,
         )
 
     async def tokenize(self, inputs: Inputs, role: Role | None, truncate: Truncate | None) -> Sequence[TokenizedInput]:
@@ -128,14 +109,12 @@ class EmbeddingService:
             )
         return [self._tokenizer.check_ids(ids, i, truncate) for i, ids in enumerate(inputs)]
 
-    async def _encode(self, tokenized: Sequence[TokenizedInput]) -> tuple[Vectors, float, float]:
-        ids = [item.ids for item in tokenized]
-        with self._admission.admit(sum(map(len, ids))):
-            job = await self._batcher.encode(ids)
-        if self._cache.enabled:
-            for key, vector in zip(ids, job.vectors, strict=True):
-                self._cache.put(key, vector)
-        return job.vectors, job.queue_s, job.inference_s
+    def _tell(self, tokenization_s: float, found: Found) -> None:
+        self._hooks.stage("tokenize", tokenization_s)
+        self._hooks.stage("cache", found.cache_s)
+        self._hooks.stage("queue", found.queue_s)
+        self._hooks.stage("inference", found.inference_s)
+        self._hooks.spared(found.cached, found.deduplicated)
 
     def _count_tokens(self, tokenized: Sequence[TokenizedInput]) -> int:
         tokens = sum(len(item.ids) for item in tokenized)
@@ -159,6 +138,12 @@ class EmbeddingService:
 
 def is_texts(inputs: Inputs) -> TypeIs[Sequence[str]]:
     return isinstance(inputs[0], str)
+
+
+def cache_answer(inputs: int, cached: int) -> CacheAnswer:
+    if not cached:
+        return "miss"
+    return "hit" if cached == inputs else "partial"
 
 
 def shorten(vectors: Vectors, dimensions: int) -> Vectors:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from launcher.errors import Overloaded
 
 # Weight of the newest batch in the running mean of the engine's speed.
@@ -23,16 +20,14 @@ class Admission:
         self._tokens_per_s: float | None = None
         self.tokens_in_flight = 0
 
-    @contextmanager
-    def admit(self, tokens: int) -> Iterator[None]:
-        """Hold ``tokens`` for the duration of the block. Raises ``Overloaded`` with the time the queue needs."""
+    def admit(self, tokens: int) -> None:
+        """Count ``tokens`` as in flight until ``release``. Raises ``Overloaded`` with the time the queue needs."""
         if self.tokens_in_flight and self.tokens_in_flight + tokens > self._max_tokens:
             raise Overloaded(self._retry_after_s(tokens))
         self.tokens_in_flight += tokens
-        try:
-            yield
-        finally:
-            self.tokens_in_flight -= tokens
+
+    def release(self, tokens: int) -> None:
+        self.tokens_in_flight -= tokens
 
     def observe(self, tokens: int, seconds: float) -> None:
         """Learn the engine's speed from a finished batch."""

@@ -38,12 +38,14 @@ class Batcher:
         self._lanes = Lanes(max_batch_tokens, MAX_BULK_WAIT_S)
         self._arrived = asyncio.Event()
         self._pumps: list[asyncio.Task[None]] = []
+        self._stopped = False
 
     def start(self) -> None:
         self._pumps = [asyncio.create_task(self._pump(), name=f"batcher-{i}") for i in range(self._slots)]
 
     async def stop(self) -> None:
         """End the pumps; what still waits is answered with ``NotReady``."""
+        self._stopped = True
         for pump in self._pumps:
             pump.cancel()
         await asyncio.gather(*self._pumps, return_exceptions=True)
@@ -60,10 +62,18 @@ class Batcher:
 
         Cancelling the caller abandons what has not been taken yet. Raises what the engine raised.
         """
-        job = Job(inputs)
-        self._lanes.add(job, time.monotonic())
-        self._arrived.set()
+        job = self.submit(inputs)
         await job.done
+        return job
+
+    def submit(self, inputs: Sequence[NDArray[np.int32]]) -> Job:
+        """Queue ``inputs``. The job is abandoned by cancelling its ``done``."""
+        job = Job(inputs)
+        if self._stopped:
+            job.fail(NotReady("the server is shutting down"))
+        else:
+            self._lanes.add(job, time.monotonic())
+            self._arrived.set()
         return job
 
     async def _pump(self) -> None:

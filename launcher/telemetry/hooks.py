@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
+CacheLevel = Literal["memory", "redis"]
 Task = Literal["embeddings", "tokenize"]
-Stage = Literal["tokenize", "queue", "inference", "encode"]
+Stage = Literal["tokenize", "cache", "queue", "inference", "encode"]
 
 
 class Hooks(Protocol):
@@ -18,8 +20,11 @@ class Hooks(Protocol):
 
     def stage(self, stage: Stage, seconds: float) -> None: ...
 
-    def inputs(self, count: int, tokens: int, truncated: int, cached: int) -> None:
-        """Inputs of one answered request: how many, their tokens, how many were cut and how many came from the cache."""
+    def inputs(self, count: int, tokens: int, truncated: int) -> None:
+        """Inputs of one answered request: how many, their tokens, and how many were cut."""
+
+    def spared(self, cached: Mapping[CacheLevel, int], deduplicated: int) -> None:
+        """How many of them the engine was spared: kept in a cache level, or equal to one that was under way."""
 
     def batch(self, inputs: int, tokens: int, seconds: float) -> None:
         """The engine finished a batch."""

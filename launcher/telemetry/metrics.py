@@ -8,7 +8,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from launcher.telemetry.hooks import Stage, Task
+from launcher.telemetry.hooks import CacheLevel, Stage, Task
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -34,7 +34,8 @@ class Metrics:
         self._inputs = counter("inputs", "Inputs answered.")
         self._tokens = counter("tokens", "Tokens of answered inputs, special tokens included.")
         self._truncated = counter("truncated_inputs", "Inputs cut to the model's limit.")
-        self._cached = counter("cached_inputs", "Inputs answered from the cache.")
+        cached = counter("cached_inputs", "Inputs answered from the cache.", "level")
+        self._deduplicated = counter("deduplicated_inputs", "Inputs that got the vector of an equal one under way.")
         self._batch_inputs = histogram("batch_inputs", "Inputs in one engine batch.", POWERS_OF_FOUR)
         self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch.", POWERS_OF_FOUR)
         self._batch_duration = histogram("batch_duration_seconds", "Time of one engine batch.", SECONDS)
@@ -43,6 +44,7 @@ class Metrics:
         Gauge("embedding_ready", "1 while new requests are taken.", registry=registry).set_function(lambda: float(ready()))
         # Looking a series up by its labels costs more than counting in it.
         self._stages = {stage: stages.labels(stage) for stage in get_args(Stage)}
+        self._cached = {level: cached.labels(level) for level in get_args(CacheLevel)}
         self._tasks = {task: _Task(task, offered, requests, duration) for task in get_args(Task)}
 
     def offered(self, task: Task) -> None:
@@ -56,11 +58,15 @@ class Metrics:
     def stage(self, stage: Stage, seconds: float) -> None:
         self._stages[stage].observe(seconds)
 
-    def inputs(self, count: int, tokens: int, truncated: int, cached: int) -> None:
+    def inputs(self, count: int, tokens: int, truncated: int) -> None:
         self._inputs.inc(count)
         self._tokens.inc(tokens)
         self._truncated.inc(truncated)
-        self._cached.inc(cached)
+
+    def spared(self, cached: Mapping[CacheLevel, int], deduplicated: int) -> None:
+        for level, count in cached.items():
+            self._cached[level].inc(count)
+        self._deduplicated.inc(deduplicated)
 
     def batch(self, inputs: int, tokens: int, seconds: float) -> None:
         self._batch_inputs.observe(inputs)

@@ -179,6 +179,12 @@ async def test_stopping_answers_everyone(engine):
             await task
 
 
+async def test_what_comes_after_the_stop_is_answered_too(batcher):
+    await batcher.stop()
+    with pytest.raises(NotReady):
+        await batcher.encode(inputs(1))
+
+
 async def test_a_dead_pump_is_reported(engine):
     def broken(*_: object) -> None:
         raise ValueError("a bug")
@@ -194,16 +200,18 @@ async def test_a_dead_pump_is_reported(engine):
 
 def test_admission_refuses_beyond_the_limit_and_never_when_idle():
     admission = Admission(max_tokens=10)
-    with admission.admit(1000):
-        assert admission.tokens_in_flight == 1000
-        with pytest.raises(Overloaded), admission.admit(1):
-            pass
+    admission.admit(1000)
+    assert admission.tokens_in_flight == 1000
+    with pytest.raises(Overloaded):
+        admission.admit(1)
+    admission.release(1000)
     assert admission.tokens_in_flight == 0
 
 
 def test_retry_after_is_the_time_the_excess_needs():
     admission = Admission(max_tokens=100)
     admission.observe(tokens=50, seconds=1.0)
-    with admission.admit(100), pytest.raises(Overloaded) as refused, admission.admit(200):
-        pass
+    admission.admit(100)
+    with pytest.raises(Overloaded) as refused:
+        admission.admit(200)
     assert refused.value.retry_after_s == pytest.approx(200 / 50)

@@ -1,0 +1,194 @@
+"""From a request's inputs to vectors: admitted, queued, and, unless that is switched off, equal inputs encoded once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launcher.engines.base import Vectors
+from launcher.errors import EngineError
+from launcher.scheduling.admission import Admission
+from launcher.scheduling.batcher import Batcher
+from launcher.scheduling.queue import Job
+
+TokenIds = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """``vectors``: float32 [n_inputs, dimensions], in the order of the inputs. ``deduplicated`` counts the inputs that got
+    the vector of an equal one."""
+
+    vectors: Vectors
+    deduplicated: int
+    queue_s: float
+    inference_s: float
+
+
+class Encoder(Protocol):
+    async def encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds]) -> Encoded:
+        """``inputs``: token ids, int32 [n] each; inputs are equal where their ``keys`` are.
+
+        Raises ``Overloaded`` and what the engine raised. Cancelling the caller abandons what nobody else waits for.
+        """
+        ...
+
+
+class SeparateEncoder:
+    """Encodes each input by itself, also where an equal one is under way."""
+
+    def __init__(self, admission: Admission, batcher: Batcher) -> None:
+        self._admission = admission
+        self._batcher = batcher
+
+    async def encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds]) -> Encoded:
+        tokens = sum(map(len, inputs))
+        self._admission.admit(tokens)
+        try:
+            job = await self._batcher.encode(inputs)
+        finally:
+            self._admission.release(tokens)
+        return Encoded(job.vectors, 0, job.queue_s, job.inference_s)
+
+
+class SharedJob:
+    """A job and how many requests wait for it. It goes on until none is left, whichever of them began it."""
+
+    def __init__(self, job: Job, keys: Iterable[bytes]) -> None:
+        self.job = job
+        self.keys = keys
+        self.waiting = 0
+        self._waiters: list[asyncio.Future[None]] = []
+
+    async def finished(self) -> None:
+        """Raises what the engine raised. Cancelling the caller leaves the job alone."""
+        if not self.job.done.done():
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        self.job.done.result()
+
+    async def failed(self) -> bool:
+        """Wait for the end, and say whether it was the engine's failure."""
+        try:
+            await self.finished()
+        except EngineError:
+            return True
+        return False
+
+    def wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def vector(self, key: bytes) -> Vectors:
+        vector: Vectors = self.job.vectors[self._rows[key]]
+        return vector
+
+    @cached_property
+    def _rows(self) -> Mapping[bytes, int]:
+        return {key: row for row, key in enumerate(self.keys)}
+
+
+class Waiting:
+    """Entered while the results of ``jobs`` are wanted; a job that nobody wants any more is abandoned."""
+
+    def __init__(self, *jobs: SharedJob) -> None:
+        self._jobs = jobs
+
+    def __enter__(self) -> None:
+        for shared in self._jobs:
+            shared.waiting += 1
+
+    def __exit__(self, *_: object) -> None:
+        for shared in self._jobs:
+            shared.waiting -= 1
+            if not shared.waiting:
+                shared.job.done.cancel()
+
+
+class DeduplicatingEncoder:
+    """Encodes inputs that are equal and under way at the same time once, within a request and across requests.
+
+    Two things are not shared. The job of a request that does not fit one batch, with one that does: a query would wait for
+    an ingest. And a job's failure: its other inputs may be to blame, so that who joined it tries once without it.
+    """
+
+    def __init__(self, admission: Admission, batcher: Batcher, *, max_batch_tokens: int) -> None:
+        self._admission = admission
+        self._batcher = batcher
+        self._max_batch_tokens = max_batch_tokens
+        self._under_way: dict[bytes, SharedJob] = {}
+
+    async def encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds]) -> Encoded:
+        wanted = dict(zip(keys, inputs, strict=True))
+        joined = self._joinable(wanted)
+        if not joined and len(wanted) == len(keys):
+            job = (await self._encode_own(wanted)).job
+            return Encoded(job.vectors, 0, job.queue_s, job.inference_s)
+        began = time.perf_counter()
+        sources = await self._encode_rest(wanted, joined)
+        waited_s = time.perf_counter() - began
+        # A job that was joined may have begun before the request came.
+        inference_s = min(waited_s, max(shared.job.inference_s for shared in sources.values()))
+        vectors = np.stack([sources[key].vector(key) for key in keys])
+        own = sum(sources[key] is not joined.get(key) for key in wanted)
+        return Encoded(vectors, len(keys) - own, waited_s - inference_s, inference_s)
+
+    async def _encode_rest(
+        self, wanted: Mapping[bytes, TokenIds], joined: Mapping[bytes, SharedJob]
+    ) -> Mapping[bytes, SharedJob]:
+        """For each key the job that holds its vector: one of ``joined``, or one of our own."""
+        rest = {key: ids for key, ids in wanted.items() if key not in joined}
+        own = [self._begin(rest)] if rest else []
+        others = set(joined.values())
+        with Waiting(*own, *others):
+            for shared in own:
+                await shared.finished()
+            failed = {shared for shared in others if await shared.failed()}
+        sources = {**joined, **dict.fromkeys(rest, *own)}
+        if again := {key: wanted[key] for key, shared in joined.items() if shared in failed}:
+            sources |= dict.fromkeys(again, await self._encode_own(again))
+        return sources
+
+    async def _encode_own(self, inputs: Mapping[bytes, TokenIds]) -> SharedJob:
+        shared = self._begin(inputs)
+        with Waiting(shared):
+            await shared.finished()
+        return shared
+
+    def _joinable(self, wanted: Mapping[bytes, TokenIds]) -> Mapping[bytes, SharedJob]:
+        under_way = {key: self._under_way[key] for key in self._under_way.keys() & wanted.keys()}
+        if not under_way:
+            return {}
+        is_bulk = sum(map(len, wanted.values())) > self._max_batch_tokens
+        return {
+            key: shared
+            for key, shared in under_way.items()
+            if not shared.job.abandoned and (is_bulk or shared.job.tokens <= self._max_batch_tokens)
+        }
+
+    def _begin(self, inputs: Mapping[bytes, TokenIds]) -> SharedJob:
+        """Raises ``Overloaded``."""
+        self._admission.admit(sum(map(len, inputs.values())))
+        shared = SharedJob(self._batcher.submit(list(inputs.values())), inputs)
+        self._under_way |= dict.fromkeys(inputs, shared)
+        shared.job.done.add_done_callback(partial(self._end, shared))
+        return shared
+
+    def _end(self, shared: SharedJob, done: asyncio.Future[None]) -> None:
+        self._admission.release(shared.job.tokens)
+        for key in shared.keys:
+            if self._under_way.get(key) is shared:
+                del self._under_way[key]
+        shared.wake()
+        if not done.cancelled():
+            # Whoever would have raised it may have left; asyncio would report it as overlooked.
+            done.exception()
