@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkpoints import TINY, write_checkpoint
+from tests.support.redis import RunningRedis, running_redis
 from tests.support.server import RunningServer, running_server
 
 
@@ -56,3 +57,9 @@ def server(request: pytest.FixtureRequest) -> RunningServer:
     """The tiny model on each engine in turn: what a test of the contract asks for."""
     running: RunningServer = request.getfixturevalue(f"{request.param}_server")
     return running
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
+    with running_redis(tmp_path_factory.mktemp("redis")) as redis_server:
+        yield redis_server

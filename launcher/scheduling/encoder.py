@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.engines.base import Vectors
-from launcher.errors import EngineError
+from launcher.errors import Unavailable
 from launcher.scheduling.admission import Admission
 from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.queue import Job
@@ -76,10 +76,12 @@ class SharedJob:
         self.job.done.result()
 
     async def failed(self) -> bool:
-        """Wait for the end, and say whether it was the engine's failure."""
+        """Wait for the end, and say whether the engine failed. Raises ``NotReady`` where the server stops."""
         try:
             await self.finished()
-        except EngineError:
+        except Unavailable:
+            raise
+        except Exception:
             return True
         return False
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.support.server import RunningServer, running_server
+from tests.support.texts import all_different
 
 TINY = ["--engine", "openvino", "--set", "engine.dtype=float32"]
 
@@ -91,7 +92,7 @@ def test_a_signal_during_the_start_ends_it(tiny_checkpoint):
 
 def test_accepted_requests_are_answered_before_the_end(tiny_checkpoint):
     server = RunningServer(["--model", str(tiny_checkpoint), *TINY]).wait_ready()
-    body = {"model": "tiny-zh", "input": ["长" * 500] * 400}
+    body = {"model": "tiny-zh", "input": all_different(400, 500)}
     with httpx.Client(base_url=server.base_url, timeout=60) as client:
 
         def in_flight() -> bool:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.checkpoints import Shape, write_checkpoint
 from tests.support.server import RunningServer, running_server
+from tests.support.texts import all_different
 
 ARGUMENTS = ["--engine", "openvino", "--set", "engine.dtype=float32"]
 
@@ -66,7 +67,7 @@ def test_a_slow_reader_gets_its_whole_reply_before_the_end(tmp_path):
     folder = write_checkpoint(tmp_path / "tiny-zh", shape)
     server = RunningServer(["--model", str(folder), *ARGUMENTS]).wait_ready()
     with connect(server) as connection:
-        connection.sendall(request(["slow"] * 2048))
+        connection.sendall(request(all_different(2048, 4)))
         wait_for_tokens(server, some=True, timeout_s=30)
         wait_for_tokens(server, some=False, timeout_s=60)
         server.process.send_signal(signal.SIGTERM)
@@ -80,7 +81,7 @@ def test_a_slow_reader_gets_its_whole_reply_before_the_end(tmp_path):
 
 def test_work_for_a_client_that_left_is_dropped(server):
     connection = connect(server)
-    connection.sendall(request(["很" * 500] * 580))
+    connection.sendall(request(all_different(580, 500)))
     wait_for_tokens(server, some=True, timeout_s=30)
     before = monotonic()
     connection.close()
@@ -88,7 +89,7 @@ def test_work_for_a_client_that_left_is_dropped(server):
     dropped_after = monotonic() - before
     started = monotonic()
     answered = httpx.post(
-        f"{server.base_url}/v1/embeddings", json={"model": "tiny-zh", "input": ["很" * 500] * 580}, timeout=120
+        f"{server.base_url}/v1/embeddings", json={"model": "tiny-zh", "input": all_different(580, 500)}, timeout=120
     )
     assert answered.status_code == 200
     assert dropped_after < (monotonic() - started) / 2
@@ -131,7 +132,7 @@ def test_a_stalled_upload_ends_at_the_deadline(tiny_checkpoint):
 
 def test_a_second_signal_stops_at_once(server):
     with connect(server) as connection:
-        connection.sendall(request(["很" * 500] * 580))
+        connection.sendall(request(all_different(580, 500)))
         wait_for_tokens(server, some=True, timeout_s=30)
         server.process.send_signal(signal.SIGTERM)
         server.wait_line(re.compile("stopping"), timeout_s=10)
@@ -145,7 +146,7 @@ def test_new_work_during_the_drain_is_told_to_go_elsewhere(server):
     with connect(server) as busy, connect(server) as other:
         other.sendall(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert b" 200 " in other.recv(1 << 16)
-        busy.sendall(request(["很" * 500] * 580))
+        busy.sendall(request(all_different(580, 500)))
         wait_for_tokens(server, some=True, timeout_s=30)
         server.process.send_signal(signal.SIGTERM)
         server.wait_line(re.compile("stopping"), timeout_s=10)

@@ -53,6 +53,12 @@ def of_tokens(count: int, seed: int = 0) -> str:
     return "".join(rng.choice(list(COMMON), count - 2))
 
 
+def all_different(count: int, characters: int) -> list[str]:
+    """Texts for a request that is to take its time: equal ones would be encoded once."""
+    first = ord("一")
+    return [chr(first + i // 100) + chr(first + i % 100) + "很" * (characters - 2) for i in range(count)]
+
+
 def of_all_lengths(limit: int) -> list[str]:
     """Texts of 3 to ``limit`` tokens: all short ones, then in steps, and what lies around the limit and powers of two."""
     counts = {*range(3, 24), *range(24, limit, 29), 31, 32, 33, 63, 64, 65, 127, 128, 129, limit - 1, limit}
