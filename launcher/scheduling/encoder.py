@@ -185,12 +185,9 @@ class DeduplicatingEncoder:
         shared.job.done.add_done_callback(partial(self._end, shared))
         return shared
 
-    def _end(self, shared: SharedJob, done: asyncio.Future[None]) -> None:
+    def _end(self, shared: SharedJob, _: asyncio.Future[None]) -> None:
         self._admission.release(shared.job.tokens)
         for key in shared.keys:
             if self._under_way.get(key) is shared:
                 del self._under_way[key]
         shared.wake()
-        if not done.cancelled():
-            # Whoever would have raised it may have left; asyncio would report it as overlooked.
-            done.exception()
