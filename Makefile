@@ -19,7 +19,7 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 # A stamp holds the folder it was made in: a moved checkout, or a Python that went away, starts over.
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
-.PHONY: help setup setup-dev serve plan test test-unit test-gateway test-engines test-e2e lint format notebooks bench need-wrk lock clean
+.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e lint format notebooks bench need-wrk lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -39,7 +39,7 @@ plan: $(LIGHT) ## Print what `make serve` would start
 test: $(DEV) ## Run all tests; ARGS is passed on to pytest
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-unit test-gateway test-engines test-e2e: $(DEV) ## Run this folder of the tests
+test-unit test-cache test-gateway test-engines test-e2e: $(DEV) ## Run this folder of the tests
 	@$(BIN)/python -m pytest $(@:test-%=tests/%) $(ARGS)
 
 lint: $(DEV) ## Check style and types

@@ -48,7 +48,7 @@ def read_url(configured: str | None, environment: str | None) -> str | None:
         parts = urlsplit(url)
         client_of(url)
     except ImportError:
-        raise ConfigError(f"{place}: the package redis is not installed here: pip install 'sgl-embed[redis]'") from None
+        raise ConfigError(f"{place}: the package redis is not installed here: pip install '.[redis]'") from None
     except ValueError:
         raise ConfigError(f"{place}: not a URL such as redis://host:6379/0, rediss://host or unix:///path") from None
     if not environment and (parts.password or "password" in parse_qs(parts.query)):
@@ -119,7 +119,6 @@ class RedisCache:
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._give_up()
         await self._client.aclose()
 
     def unready_reason(self) -> str | None:
@@ -146,13 +145,17 @@ class RedisCache:
             self._arrived.set()
 
     async def _run(self) -> None:
-        while True:
-            try:
-                await self._probe()
-                await self._serve()
-            except Exception as error:  # whatever it is, no request may fail by it
-                self._go_down(error)
-            await asyncio.sleep(self._retry_s)
+        try:
+            while True:
+                try:
+                    await self._probe()
+                    await self._serve()
+                except Exception as error:  # whatever it is, no request may fail by it
+                    self._go_down(error)
+                await asyncio.sleep(self._retry_s)
+        finally:
+            # Without this task, a lookup would wait for ever.
+            self._give_up()
 
     async def _probe(self) -> None:
         """Connect, and ask for what requests will ask for, so that whoever may not read does not pass."""

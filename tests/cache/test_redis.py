@@ -219,7 +219,19 @@ async def test_a_password_opens_it_and_is_never_logged(said, tmp_path_factory):
     assert "w0rd" not in "".join(said.lines)
 
 
-async def test_nothing_but_an_unreachable_redis_is_not_an_error(said, tmp_path):
+async def test_a_dead_task_makes_the_server_unready_and_holds_nobody_up(cache):
+    keys, vectors = entries(3)
+    (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "redis"]
+    lookup = asyncio.create_task(cache.get(keys))
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await lookup == {}
+    cache.put(keys, vectors)
+    assert answer_at_once(cache.get(keys)) == {}
+    assert cache.unready_reason() == "the task that talks to Redis has ended unexpectedly"
+
+
+async def test_an_unreachable_redis_is_not_an_error(said, tmp_path):
     keys, vectors = entries(3)
     async with a_cache(f"unix://{tmp_path}/nobody.sock") as cache:
         cache.put(keys, vectors)
