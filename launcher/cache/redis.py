@@ -158,9 +158,10 @@ class RedisCache:
             self._give_up()
 
     async def _probe(self) -> None:
-        """Connect, and ask for what requests will ask for, so that whoever may not read does not pass."""
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            await self._client.mget([self._prefix])
+        """Connect, and ask as requests will: whoever may not read, or is too slow, does not pass."""
+        for timeout_s in (CONNECT_TIMEOUT_S, self._timeout_s):
+            async with asyncio.timeout(timeout_s):
+                await self._client.mget([self._prefix])
         self._up = True
         self._complaint = ""
         log.info("Redis answers: vectors are kept there")
