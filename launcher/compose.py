@@ -120,6 +120,7 @@ def build_engine(plan: Plan, self_test: Callable[..., Awaitable[None]]) -> tuple
         in_process = OpenVinoEngine(
             plan.checkpoint,
             dtype=plan.dtype,
+            weights=plan.weights,
             threads=plan.config.engine.openvino.threads,
             max_batch_tokens=plan.max_batch_tokens,
         )
@@ -156,6 +157,7 @@ def served_model(plan: Plan) -> ServedModel:
         pooling=checkpoint.pooling,
         engine=plan.engine,
         dtype=plan.dtype,
+        weights=plan.weights,
         prompts=checkpoint.prompts,
         created=int(time.time()),
     )

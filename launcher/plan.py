@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from launcher.config.schema import Config, EngineName
+from launcher.config.schema import Config, EngineName, WeightFormat
 from launcher.devices import visible_gpus
 from launcher.engines.openvino.precision import resolve_dtype
 from launcher.engines.sglang.argv import WorkerSpec, worker_argv, worker_env
@@ -39,6 +39,7 @@ class Plan:
     engine: ChosenEngine
     device: Device
     dtype: ChosenDtype
+    weights: WeightFormat
     max_batch_tokens: int
     workers: tuple[WorkerSpec, ...]
 
@@ -59,9 +60,12 @@ def make_plan(config: Config) -> Plan:
         raise ConfigError(
             f"engine.max_batch_tokens: {max_batch_tokens} is less than one full input of this model ({checkpoint.max_tokens})"
         )
+    weights = config.engine.openvino.weights if engine == "openvino" else "dtype"
     workers = worker_specs(config, checkpoint, device, dtype, max_batch_tokens, gpus) if engine == "sglang" else ()
     aliases = served_aliases(fetched)
-    return Plan(config, fetched.name, aliases, fetched.revision, checkpoint, engine, device, dtype, max_batch_tokens, workers)
+    return Plan(
+        config, fetched.name, aliases, fetched.revision, checkpoint, engine, device, dtype, weights, max_batch_tokens, workers
+    )
 
 
 def choose_engine(wanted: EngineName, gpus: Sequence[str], *, sglang_installed: bool) -> ChosenEngine:
@@ -134,7 +138,7 @@ def fingerprint(plan: Plan) -> str:
     """
     checkpoint = plan.checkpoint
     prompts = sorted(checkpoint.prompts.items())
-    parts = (content_sha256(checkpoint), plan.dtype, checkpoint.pooling, checkpoint.max_tokens, prompts)
+    parts = (content_sha256(checkpoint), plan.dtype, plan.weights, checkpoint.pooling, checkpoint.max_tokens, prompts)
     return sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -159,6 +163,7 @@ def describe(plan: Plan) -> dict[str, object]:
             "name": plan.engine,
             "device": plan.device,
             "dtype": plan.dtype,
+            "weights": plan.weights,
             "max_batch_tokens": plan.max_batch_tokens,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
             "workers": [

@@ -17,6 +17,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "openvino", "sglang"]
 Pooling = Literal["cls", "mean", "last"]
 Source = Literal["huggingface", "modelscope"]
+WeightFormat = Literal["dtype", "int8"]
 Truncate = Literal["end", "start", "none"]
 
 
@@ -70,6 +71,9 @@ class Model(Section, frozen=True):
 class OpenVino(Section, frozen=True):
     # 0: as many as the process may use.
     threads: Count = 0
+    # "int8": the linear layers' weights rounded to 8 bits, whatever engine.dtype computes in. Less memory for vectors that are
+    # a little off, in a vector space of their own; docs/performance.md has the figures. "dtype": as engine.dtype says.
+    weights: WeightFormat = "dtype"
 
 
 class Sglang(Section, frozen=True):

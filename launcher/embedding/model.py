@@ -16,7 +16,8 @@ class ServedModel:
     """``fingerprint`` names the vector space: vectors may be compared only where it is equal.
 
     ``prompts`` maps a role to the text put before an input; ``matryoshka_dimensions`` are the smaller sizes that a
-    request may ask for; ``created`` is the start of serving in Unix seconds; ``engine`` and ``dtype`` say what computes.
+    request may ask for; ``created`` is the start of serving in Unix seconds; ``engine`` and ``dtype`` say what computes,
+    ``weights`` whether they are rounded further, to "int8".
     """
 
     name: str
@@ -29,6 +30,7 @@ class ServedModel:
     pooling: str
     engine: str
     dtype: str
+    weights: str
     prompts: Mapping[str, str]
     created: int
 

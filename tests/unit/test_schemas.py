@@ -19,6 +19,7 @@ def served(**changes: object) -> ServedModel:
         "pooling": "cls",
         "engine": "openvino",
         "dtype": "float32",
+        "weights": "dtype",
         "prompts": {},
         "created": 0,
     }

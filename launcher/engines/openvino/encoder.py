@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from launcher.config.schema import WeightFormat
 from launcher.engines.base import Batch, Vectors
 from launcher.engines.openvino.graph import build_bert
+from launcher.engines.openvino.int8 import Int8Weights
 from launcher.engines.openvino.pooling import pool
 from launcher.engines.openvino.rows import Run, arrange, fill
 from launcher.engines.openvino.threads import usable_threads
@@ -23,12 +25,15 @@ PRECISIONS = {"float32": ov.Type.f32, "bfloat16": ov.Type.bf16}
 class Encoder:
     """``encode`` may be called from ``concurrent_calls`` threads at once; OpenVINO computes one after the other."""
 
-    def __init__(self, checkpoint: Checkpoint, *, dtype: str, threads: int, concurrent_calls: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, dtype: str, weights: WeightFormat = "dtype", threads: int, concurrent_calls: int
+    ) -> None:
         """Raises ``ModelError`` where the checkpoint is unusable, ``EngineError`` where OpenVINO cannot take it."""
         self._pooling = checkpoint.pooling
         self._dimensions = checkpoint.dimensions
         # Kept: OpenVINO goes on reading the mapping, and Python must not end it.
-        self._weights = MappedWeights(checkpoint.weights)
+        mapped = MappedWeights(checkpoint.weights)
+        self._weights = Int8Weights(mapped) if weights == "int8" else mapped
         graph = build_bert(checkpoint.shape, self._weights)
         try:
             compiled = ov.Core().compile_model(graph, "CPU", compile_options(dtype, threads))

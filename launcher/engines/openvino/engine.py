@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from launcher.config.schema import WeightFormat
 from launcher.engines.base import Batch, Vectors
 from launcher.engines.openvino.encoder import Encoder
 from launcher.errors import NotReady
@@ -18,10 +19,20 @@ class OpenVinoEngine:
     # While one batch is computed, the next is laid out and waits its turn inside OpenVINO.
     slots = 2
 
-    def __init__(self, checkpoint: Checkpoint, *, dtype: str, threads: int, max_batch_tokens: int) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        dtype: str,
+        weights: WeightFormat = "dtype",
+        threads: int,
+        max_batch_tokens: int,
+    ) -> None:
         """``dtype`` is "float32" or "bfloat16", see ``resolve_dtype``. ``threads``: 0 for as many as the process may use."""
         self.max_batch_tokens = max_batch_tokens
-        self._load = partial(Encoder, checkpoint, dtype=dtype, threads=threads, concurrent_calls=self.slots)
+        self._load = partial(
+            Encoder, checkpoint, dtype=dtype, weights=weights, threads=threads, concurrent_calls=self.slots
+        )
         self._threads = ThreadPoolExecutor(self.slots, thread_name_prefix="openvino")
         self._encoder: Encoder | None = None
         self._unready_reason: str | None = "the model is being loaded"

@@ -31,6 +31,10 @@ HIDDEN_PAIR = -1e9
 class Weights(Protocol):
     def float32(self, name: str, *shape: int) -> ov.Node: ...
 
+    def matrix(self, name: str, outputs: int, inputs: int) -> ov.Node:
+        """Of a linear layer; float32 too, whatever it is stored as."""
+        ...
+
 
 def build_bert(shape: BertShape, weights: Weights) -> ov.Model:
     """The last hidden state, float32 [rows * width, hidden_size], of inputs laid into rows of equal width.
@@ -93,7 +97,7 @@ class _Bert:
         return self._weights.float32(f"embeddings.{name}_embeddings.weight", rows, self._shape.hidden_size)
 
     def _linear(self, name: str, x: ov.Node, inputs: int, outputs: int) -> ov.Node:
-        weight = self._weights.float32(f"{name}.weight", outputs, inputs)
+        weight = self._weights.matrix(f"{name}.weight", outputs, inputs)
         return op.add(op.matmul(x, weight, False, True), self._weights.float32(f"{name}.bias", outputs))
 
     def _norm(self, name: str, x: ov.Node) -> ov.Node:

@@ -7,6 +7,7 @@ The ``safetensors`` package would copy each tensor into memory of its own, and h
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import struct
 import tempfile
@@ -57,10 +58,16 @@ class MappedWeights:
         except OSError as error:
             raise ModelError(f"{path}: cannot be read: {error} (temporary files are in {tempfile.gettempdir()})") from error
         self._map = content
-        self._bytes = np.frombuffer(content, np.uint8)
 
     def float32(self, name: str, *shape: int) -> ov.Node:
-        """A tensor of the encoder as a constant, float32 whatever it is stored as.
+        """``array`` as a constant."""
+        return ov.op.Constant(ov.Tensor(self.array(name, *shape), ov.Shape(shape), ov.Type.f32), shared_memory=True)
+
+    def matrix(self, name: str, outputs: int, inputs: int) -> ov.Node:
+        return self.float32(name, outputs, inputs)
+
+    def array(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """A tensor of the encoder, read-only, float32 whatever it is stored as.
 
         ``name`` is as ``transformers`` writes it for ``BertModel``. Raises ``ModelError`` naming the tensor and the file
         where it is missing or has another shape.
@@ -75,8 +82,7 @@ class MappedWeights:
             )
         if entry.dtype != "F32":
             raise ModelError(f"{self._path}: {stored} is stored as {entry.dtype}; only {', '.join(READABLE)} can be read")
-        numbers = self._bytes[entry.start : entry.stop]
-        return ov.op.Constant(ov.Tensor(numbers, ov.Shape(shape), ov.Type.f32), shared_memory=True)
+        return np.frombuffer(self._map, np.float32, count=math.prod(shape), offset=entry.start).reshape(shape)
 
     def forget_pages(self) -> None:
         """Take what has been read out of the process's memory; it comes back by itself when it is touched again."""

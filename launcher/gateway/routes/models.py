@@ -47,4 +47,5 @@ def model_object(model: ServedModel) -> dict[str, object]:
         "prompts": dict(model.prompts),
         "engine": model.engine,
         "dtype": model.dtype,
+        "weights": model.weights,
     }
