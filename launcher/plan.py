@@ -13,7 +13,6 @@ from typing import Literal
 
 from launcher.config.schema import Config, EngineName, WeightFormat
 from launcher.devices import visible_gpus
-from launcher.engines.openvino.precision import resolve_dtype
 from launcher.engines.sglang.argv import WorkerSpec, worker_argv, worker_env
 from launcher.errors import ConfigError, EngineError
 from launcher.models.checkpoint import Checkpoint, content_sha256, read_checkpoint
@@ -95,6 +94,9 @@ def choose_dtype(wanted: Literal["auto", "float32", "bfloat16", "float16"], devi
     """On CUDA float16: as fast as bfloat16 and three bits finer, and every GPU since Volta has it."""
     if device == "cuda":
         return "float16" if wanted == "auto" else wanted
+    # Loads OpenVINO, 40 MB.
+    from launcher.engines.openvino.precision import resolve_dtype
+
     return resolve_dtype(wanted)
 
 

@@ -34,7 +34,7 @@ async def self_test(run: RunBatch, tokenizer: Tokenizer) -> None:
     # Together no more than a full input, which is what each engine takes at least.
     room = max(tokenizer.max_tokens // len(TEXTS), 1)
     texts = [item.ids[:room] for item in tokenizer.encode(TEXTS, "end")]
-    (longest,) = tokenizer.encode(["".join(TEXTS) * tokenizer.max_tokens], "end")
+    (longest,) = tokenizer.encode(["".join(TEXTS) * (tokenizer.max_tokens // len(TEXTS) + 1)], "end")
 
     alone = np.concatenate([await _run(run, [ids]) for ids in texts])
     together = await _run(run, texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ FLOORS = (
 PLUGIN = "engines/sglang/plugin"
 # What the plugin, which runs inside SGLang's processes, takes from this project.
 PLUGIN_MAY_USE = (f"{PACKAGE}.engines.base", f"{PACKAGE}.engines.sglang.messages")
+# An engine's libraries take 10 to 40 MB, and only one engine is used.
+CHOOSES_ENGINE = {\"compose.py\", \"plan.py\"}
 # The hubs take long to import, and read their environment variables then: after the configuration has been applied. redis is
 # an extra that may be missing.
 IMPORTED_LATE = {"huggingface_hub", "modelscope_hub", "redis"}
@@ -131,8 +134,21 @@ def test_imports_point_down(own: list[Import]) -> None:
     assert [str(i) for i in own if climbs(i)] == []
 
 
-def test_only_the_command_line_imports_its_own_project_late(own: list[Import]) -> None:
-    assert [str(i) for i in own if i.in_function and i.file != "cli.py"] == []
+def test_only_a_command_and_the_chosen_engine_are_imported_late(own: list[Import]) -> None:
+    def is_engine(found: Import) -> bool:
+        return found.file in CHOOSES_ENGINE and found.module.split(".")[1] in ("engines", "supervisor")
+
+    assert [str(i) for i in own if i.in_function and i.file != "cli.py" and not is_engine(i)] == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "other"), [("openvino", ("aiohttp",)), ("sglang", ("openvino",))], ids=["openvino", "sglang"]
+)
+def test_the_other_engines_libraries_stay_out_of_memory(chosen: str, other: tuple[str, ...]) -> None:
+    engine = f"launcher.engines.{chosen}.engine"
+    script = f"import sys, launcher.serve, launcher.compose, {engine}; print(*(name for name in {other} if name in sys.modules))"
+    imported = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert imported.stdout.split() == []
 
 
 def test_libraries_are_imported_at_the_top(imports: list[Import]) -> None:
