@@ -19,7 +19,7 @@ SHARED_WIDTH = 128
 # Bounds the memory of one run; more tokens at once make it no faster.
 MAX_RUN_TOKENS = 1024
 # A row that would stay emptier than this starts a run of its own: a run costs about as much as so many tokens.
-MAX_EMPTY = 32
+MAX_EMPTY = 64
 NO_SEGMENT = -1
 
 
