@@ -146,7 +146,9 @@ def test_only_a_command_and_the_chosen_engine_are_imported_late(own: list[Import
 )
 def test_the_other_engines_libraries_stay_out_of_memory(chosen: str, other: tuple[str, ...]) -> None:
     engine = f"launcher.engines.{chosen}.engine"
-    script = f"import sys, launcher.serve, launcher.compose, {engine}; print(*(name for name in {other} if name in sys.modules))"
+    script = (
+        f"import sys, launcher.serve, launcher.compose, {engine}; print(*(name for name in {other} if name in sys.modules))"
+    )
     imported = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert imported.stdout.split() == []
 

@@ -93,9 +93,10 @@ def test_fingerprint_differs_where_vectors_may_not_be_compared(tiny_checkpoint, 
             plan_for(tiny_checkpoint, "model.prompts.query=查询："),
             plan_for(tiny_checkpoint, "model.pooling=mean"),
             plan_for(tiny_checkpoint, "model.max_tokens=64"),
+            plan_for(tiny_checkpoint, "engine.openvino.weights=int8"),
         )
     }
-    assert len(fingerprints) == 5
+    assert len(fingerprints) == 6
     assert fingerprint(plan_for(tiny_checkpoint)) == fingerprint(plan_for(tiny_checkpoint, "server.port=1", "model.name=other"))
 
 
@@ -104,3 +105,8 @@ def test_description_names_the_limits(tiny_checkpoint):
     assert described["model"]["dimensions"] == 128
     assert described["engine"]["workers"] == []
     assert described["limits"]["queue_tokens"] == 500_000
+
+
+def test_int8_weights_are_shown(tiny_checkpoint):
+    assert describe(plan_for(tiny_checkpoint))["engine"]["weights"] == "dtype"
+    assert describe(plan_for(tiny_checkpoint, "engine.openvino.weights=int8"))["engine"]["weights"] == "int8"
