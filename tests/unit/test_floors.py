@@ -35,8 +35,8 @@ FLOORS = (
 PLUGIN = "engines/sglang/plugin"
 # What the plugin, which runs inside SGLang's processes, takes from this project.
 PLUGIN_MAY_USE = (f"{PACKAGE}.engines.base", f"{PACKAGE}.engines.sglang.messages")
-# An engine's libraries take 10 to 40 MB, and only one engine is used.
-CHOOSES_ENGINE = {\"compose.py\", \"plan.py\"}
+# OpenVINO takes 40 MB, which a gateway in front of SGLang has no use for.
+CHOOSES_ENGINE = {"compose.py", "plan.py"}
 # The hubs take long to import, and read their environment variables then: after the configuration has been applied. redis is
 # an extra that may be missing.
 IMPORTED_LATE = {"huggingface_hub", "modelscope_hub", "redis"}
@@ -141,16 +141,10 @@ def test_only_a_command_and_the_chosen_engine_are_imported_late(own: list[Import
     assert [str(i) for i in own if i.in_function and i.file != "cli.py" and not is_engine(i)] == []
 
 
-@pytest.mark.parametrize(
-    ("chosen", "other"), [("openvino", ("aiohttp",)), ("sglang", ("openvino",))], ids=["openvino", "sglang"]
-)
-def test_the_other_engines_libraries_stay_out_of_memory(chosen: str, other: tuple[str, ...]) -> None:
-    engine = f"launcher.engines.{chosen}.engine"
-    script = (
-        f"import sys, launcher.serve, launcher.compose, {engine}; print(*(name for name in {other} if name in sys.modules))"
-    )
+def test_openvino_stays_out_of_a_gateway_in_front_of_sglang() -> None:
+    script = "import sys, launcher.serve, launcher.engines.sglang.engine; print('openvino' in sys.modules)"
     imported = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    assert imported.stdout.split() == []
+    assert imported.stdout == "False\n"
 
 
 def test_libraries_are_imported_at_the_top(imports: list[Import]) -> None:
