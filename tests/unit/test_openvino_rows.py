@@ -58,3 +58,12 @@ def test_the_graph_gets_each_input_whole_and_the_rest_marked_empty() -> None:
     assert positions.tolist() == [0, 1, 2, 0, 1, 0, 0, 0]
     assert segments.tolist() == [[0, 0, 0, 1, 1, 2, NO_SEGMENT, NO_SEGMENT]]
     assert {array.dtype for array in (ids, positions, segments)} == {np.dtype(np.int32)}
+
+
+def test_a_rest_that_would_leave_its_row_empty_evens_the_rows_out() -> None:
+    (run,) = arrange([18] * 8)
+    assert (run.rows, run.width) == (2, 72)
+
+
+def test_a_rest_that_cannot_be_evened_out_gets_a_run_of_its_own() -> None:
+    assert [(run.rows, run.width) for run in arrange([400, 40])] == [(1, 400), (1, 40)]
