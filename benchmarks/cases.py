@@ -8,12 +8,14 @@ from fnmatch import fnmatch
 from typing import Literal
 
 from benchmarks.bodies import Bodies, distinct_bodies, repeated_bodies
+from benchmarks.models import MODELS
 
 Kind = Literal["load", "repeated", "ingest"]
 
 TINY_SERVERS = ("ours-openvino", "ours-sglang", "sglang-tuned", "sglang-stock", "infinity", "naive")
 # In float16, SGLang's default, the large shape would take minutes a request on a CPU; in bfloat16 it is the tuned one.
 LARGE_SERVERS = ("ours-openvino", "ours-sglang", "sglang-tuned", "infinity", "naive")
+GPU_SERVERS = ("ours-sglang", "sglang-stock")
 LOOP = "loop-openvino"
 CACHED = "ours-openvino-cached"
 # The longest text that SGLang takes of a model of 512 tokens: it keeps 7 back, and [CLS] and [SEP] are two.
@@ -24,7 +26,7 @@ LONGEST = 500
 class Case:
     """``clients`` connections, each with one request of ``texts`` texts under way. ``seconds`` is one repetition."""
 
-    model: Literal["tiny", "large"]
+    model: str
     name: str
     title: str
     clients: int
@@ -38,7 +40,7 @@ class Case:
     @property
     def timed(self) -> bool:
         """Whether requests are so slow that counting them is too coarse: each one's begin and end is noted then."""
-        return self.model == "large" and self.clients <= 8
+        return self.model != "tiny" and self.clients <= 8
 
     def bodies(self) -> Bodies:
         """More than are ever under way at once, so that no contender sees a text twice at the same time."""
@@ -89,14 +91,49 @@ CASES = (
 )  # fmt: skip
 
 
-def selected(only: Iterable[str]) -> list[tuple[Case, str]]:
+def gpu_cases(model: str) -> tuple[Case, ...]:
+    """A query is 16 tokens here. Long texts are too, for SGLang's sake, ``LONGEST`` characters and not 510."""
+    query = (14, 14)
+    return (
+        Case(
+            model=model, name="1x1", title="1 client, 1 text of 16 tokens", clients=1, characters=query,
+            contenders=GPU_SERVERS, seconds=4,
+        ),
+        Case(
+            model=model, name="32x1", title="32 clients, 1 text of 16 tokens", clients=32, characters=query,
+            contenders=GPU_SERVERS, seconds=4,
+        ),
+        Case(
+            model=model, name="8x256", title="8 clients, 256 texts of 16 tokens", clients=8, texts=256, characters=query,
+            contenders=GPU_SERVERS, seconds=8, warmup_s=2,
+        ),
+        Case(
+            model=model, name="8x64-500", title=f"8 clients, 64 texts of {LONGEST} characters", clients=8, texts=64,
+            characters=(LONGEST, LONGEST), contenders=GPU_SERVERS, seconds=8, warmup_s=2,
+        ),
+    )  # fmt: skip
+
+
+SUITES = {
+    "cpu": CASES,
+    "gpu": (*gpu_cases("gpu-float16"), *gpu_cases("gpu-bfloat16")),
+    "gpu-rehearsal": gpu_cases("rehearsal"),
+}
+ALL_CASES = tuple(case for cases in SUITES.values() for case in cases)
+
+
+def needs_gpu(cases: Iterable[Case]) -> bool:
+    return any(MODELS[case.model].device == "cuda" for case in cases)
+
+
+def selected(only: Iterable[str], cases: Iterable[Case] = CASES) -> list[tuple[Case, str]]:
     """Pairs of case and contender. Each of ``only`` narrows it to names "model/case/contender" that contain it.
 
     "tiny", "32x1", "infinity", "large/1x1/ours-*"; a comma in it means "or".
     """
     return [
         (case, contender)
-        for case in CASES
+        for case in cases
         for contender in case.contenders
         if all(_named(f"{case.model}/{case.name}/{contender}", pattern) for pattern in only)
     ]

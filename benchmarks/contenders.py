@@ -9,26 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bodies import MODEL_NAME
+from benchmarks.models import Model
 
 # Nothing may be looked up, and nothing reported home.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
 # Published config.json files hold it, and without it SGLang's BERT does not start.
 COMPLETED_CONFIG = {"position_embedding_type": "absolute"}
-DTYPES = {"tiny": "float32", "large": "bfloat16"}
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a contender finds its model and listens. ``infinity`` is the program in its own environment."""
 
-    model: str
+    model: Model
     folder: Path
     port: int
     infinity: Path
 
     @property
     def dtype(self) -> str:
-        return DTYPES[self.model]
+        return self.model.dtype
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.model.device == "cuda"
 
 
 def command_of(contender: str, place: Place) -> list[str]:
@@ -38,10 +42,14 @@ def command_of(contender: str, place: Place) -> list[str]:
         case "ours-openvino-cached":
             return [*_ours(place, "openvino"), "--set", "cache.memory_mb=64"]
         case "ours-sglang":
-            return [*_ours(place, "sglang"), "--set", "engine.sglang.device=cpu"]
+            # One GPU, as the others take.
+            device = ("--num-gpus", "1") if place.on_gpu else ("--set", "engine.sglang.device=cpu")
+            return [*_ours(place, "sglang"), *device]
         case "sglang-stock":
-            # With the radix cache its vectors are wrong. All else is what it chooses itself, float16 included.
-            return [*_sglang(place), "--disable-radix-cache"]
+            # With the radix cache its vectors are wrong. All else is what it chooses itself, on a CPU float16 included. On a GPU
+            # it would cut a text in two where a chunk is full.
+            chosen = ("--dtype", place.dtype, "--chunked-prefill-size", "-1") if place.on_gpu else ()
+            return [*_sglang(place), "--disable-radix-cache", *chosen]
         case "sglang-tuned":
             return [
                 *_sglang(place),
@@ -86,5 +94,5 @@ def _sglang(place: Place) -> list[str]:
     return [
         *(sys.executable, "-m", "sglang.launch_server", "--model-path", str(place.folder)),
         *("--served-model-name", MODEL_NAME, "--host", "127.0.0.1", "--port", str(place.port)),
-        *("--is-embedding", "--device", "cpu", "--json-model-override-args", json.dumps(COMPLETED_CONFIG)),
+        *("--is-embedding", "--device", place.model.device, "--json-model-override-args", json.dumps(COMPLETED_CONFIG)),
     ]

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import psutil
+import pynvml
 
 from benchmarks.server import cores
 
@@ -36,7 +37,21 @@ def machine() -> dict[str, str | int | float]:
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", platform.system()),
         "kernel": platform.release(),
         "virtual": "hypervisor" in _cpuinfo(),
+        **_gpus(),
     }
+
+
+def _gpus() -> dict[str, str]:
+    """Nothing where there is no driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return {}
+    try:
+        names = [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
+        return {"gpus": ", ".join(names), "driver": pynvml.nvmlSystemGetDriverVersion()}
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def load_per_core() -> float:

@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import ALL_CASES, Case
 from benchmarks.records import Run
 
 COLOURS = {
@@ -30,7 +30,7 @@ LADDER = {"1x1": 1, "32x1": 32, "256x1": 256}
 
 def plot(run: Run, folder: Path) -> None:
     """Write throughput.png and latency.png; what was not measured is left out."""
-    shown = [case for case in CASES if any(_embeddings_per_s(run, case, name) for name in case.contenders)]
+    shown = [case for case in ALL_CASES if any(_embeddings_per_s(run, case, name) for name in case.contenders)]
     if shown:
         columns = min(3, len(shown))
         rows = -(-len(shown) // columns)

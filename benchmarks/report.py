@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from benchmarks.bars import Bar, Verdict, judge
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import ALL_CASES, Case
+from benchmarks.models import MODELS
 from benchmarks.records import Measurement, Run
 
-MODELS = {
-    "tiny": "tiny: 2 layers, 128 wide, float32",
-    "large": "large: the shape of bge-large (24 layers, 1024 wide), bfloat16",
-}
 FIGURES = {
     "requests_per_s": "requests/s",
     "embeddings_per_s": "embeddings/s",
@@ -39,10 +36,9 @@ def markdown(run: Run) -> str:
         f"# Benchmark of {run.date[:10]}",
         _facts(run),
         *(["**A quick run: it shows that everything works, and its figures tell nothing.**"] if run.quick else []),
-        "## Bars",
-        _bars(judge(run)),
-        *(part for case in CASES for part in _case(run, case)),
-        *(part for model in MODELS for part in _section(f"{MODELS[model]}: memory", _found(run, model, MEMORY))),
+        *_bars(run),
+        *(part for case in ALL_CASES for part in _case(run, case)),
+        *(part for model in MODELS for part in _section(f"{model}: {MODELS[model].title}: memory", _found(run, model, MEMORY))),
         "## Started as",
         *(
             f"{s.model}, {s.contender} (first reply after {s.seconds_to_first_reply:.1f} s):\n\n    {s.command}"
@@ -57,7 +53,7 @@ def describe(bar: Bar) -> str:
 
 
 def _title(bar: Bar) -> str:
-    return next((case.title for case in CASES if (case.model, case.name) == (bar.model, bar.case)), bar.case)
+    return next((case.title for case in ALL_CASES if (case.model, case.name) == (bar.model, bar.case)), bar.case)
 
 
 def _facts(run: Run) -> str:
@@ -67,7 +63,14 @@ def _facts(run: Run) -> str:
     )
 
 
-def _bars(verdicts: Iterable[Verdict]) -> str:
+def _bars(run: Run) -> list[str]:
+    """There are none for the models of a GPU."""
+    measured = {found.model for found in run.measurements}
+    verdicts = [verdict for verdict in judge(run) if verdict.bar.model in measured]
+    return ["## Bars", _verdicts(verdicts)] if verdicts else []
+
+
+def _verdicts(verdicts: Iterable[Verdict]) -> str:
     words = {True: "yes", False: "**no**", None: "not measured"}
     return table(
         ["figure", "against", "wanted", "measured", "held"],
@@ -85,7 +88,7 @@ def _bars(verdicts: Iterable[Verdict]) -> str:
 
 
 def _case(run: Run, case: Case) -> list[str]:
-    return _section(f"{MODELS[case.model].partition(':')[0]}: {case.title}", _found(run, case.model, case.name))
+    return _section(f"{case.model}: {case.title}", _found(run, case.model, case.name))
 
 
 def _found(run: Run, model: str, case: str) -> list[Measurement]:

@@ -15,10 +15,11 @@ from pathlib import Path
 from benchmarks.bodies import Bodies
 from benchmarks.cases import LOOP, Case
 from benchmarks.check import Vector, check_replies, reference_vectors
-from benchmarks.contenders import DTYPES, Place, command_of, environment_of, shown
+from benchmarks.contenders import Place, command_of, environment_of, shown
 from benchmarks.ingest import INGESTED_TEXTS, measure_wait
 from benchmarks.load import measure, run_wrk
 from benchmarks.machine import load_per_core, machine, versions
+from benchmarks.models import MODELS
 from benchmarks.records import Figures, Measurement, Run, Started, median_of
 from benchmarks.server import ContenderFailed, Server, free_port, running
 from tests.support.checkpoints import BGE_LARGE, TINY, write_checkpoint
@@ -83,7 +84,7 @@ class Bench:
         if contender == LOOP:
             yield from (self._loop(case, bodies[case.name]) for case in cases)
             return
-        place = Place(model, self._checkpoint(model), free_port(), self._infinity)
+        place = Place(MODELS[model], self._checkpoint(model), free_port(), self._infinity)
         command, log = command_of(contender, place), self._work / "logs" / f"{model}-{contender}.log"
         environment = environment_of(os.environ)
         try:
@@ -98,7 +99,7 @@ class Bench:
                 )
                 for case in cases:
                     yield self._measure(server, contender, case, bodies[case.name], reference)
-                yield self._memory(server, contender, place)
+                yield self._memory(server, model, contender, place)
         except (ContenderFailed, OSError) as error:
             for i, case in enumerate(cases):
                 reason = f"it could not be started: {error}" if i == 0 else "as above"
@@ -135,7 +136,7 @@ class Bench:
 
     def _loop(self, case: Case, bodies: Bodies) -> Measurement:
         durations = (str(case.warmup_s), str(case.seconds), str(self._protocol.repetitions))
-        command = [sys.executable, "-m", "benchmarks.without_http", str(self._checkpoint(case.model)), DTYPES[case.model]]
+        command = [sys.executable, "-m", "benchmarks.without_http", str(self._checkpoint(case.model)), MODELS[case.model].dtype]
         done = subprocess.run(
             [*command, "loop", str(self._body_file(case, bodies)), *durations], stdout=subprocess.PIPE, check=True
         )
@@ -144,21 +145,22 @@ class Bench:
             model=case.model, case=case.name, contender=LOOP, repetitions=tuple(figures), median=median_of(figures)
         )
 
-    def _memory(self, server: Server, contender: str, place: Place) -> Measurement:
+    def _memory(self, server: Server, model: str, contender: str, place: Place) -> Measurement:
         gateway_mb, all_mb = server.memory_mb()
         figures = {"gateway_mb": gateway_mb, "all_mb": all_mb}
         if contender.startswith("ours"):
             figures["gateway_above_model_mb"] = gateway_mb - weights_mb(place) * (contender != "ours-sglang")
-        return Measurement(model=place.model, case="memory", contender=contender, repetitions=(figures,), median=figures)
+        return Measurement(model=model, case="memory", contender=contender, repetitions=(figures,), median=figures)
 
     def _body_file(self, case: Case, bodies: Bodies) -> Path:
         return bodies.write(self._work / "bodies" / f"{case.model}-{case.name}.jsonl")
 
     def _checkpoint(self, model: str) -> Path:
-        folder = self._work / "checkpoints" / model
+        name = MODELS[model].checkpoint
+        folder = self._work / "checkpoints" / name
         if not (folder / "model.safetensors").exists():
-            self._say(f"writing a random checkpoint of the {model} shape")
-            write_checkpoint(folder, SHAPES[model], initializer_range=INITIALIZER_RANGES[model])
+            self._say(f"writing a random checkpoint of the {name} shape")
+            write_checkpoint(folder, SHAPES[name], initializer_range=INITIALIZER_RANGES[name])
         return folder
 
 
@@ -168,7 +170,7 @@ def weights_mb(place: Place) -> float:
 
 
 def one_line(measurement: Measurement) -> str:
-    name = f"{time.strftime('%H:%M:%S')} {measurement.model:<5} {measurement.case:<9} {measurement.contender:<20}"
+    name = f"{time.strftime('%H:%M:%S')} {measurement.model:<12} {measurement.case:<9} {measurement.contender:<20}"
     if measurement.error:
         return f"{name} FAILED: {measurement.error}"
     figures = "  ".join(f"{key} {value:.4g}" for key, value in measurement.median.items())

@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--require-gpu") and not visible_gpus(os.environ):
         raise pytest.UsageError(
-            "no NVIDIA GPU is visible, so nothing was checked: nvidia-smi must list one, and CUDA_VISIBLE_DEVICES must not hide it"
+            "no NVIDIA GPU is visible, so nothing was checked: nvidia-smi must list one, CUDA_VISIBLE_DEVICES must not hide it"
         )
 
 

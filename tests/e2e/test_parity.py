@@ -18,7 +18,6 @@ from tests.support.checkpoints import BGE_LARGE, write_checkpoint
 from tests.support.reference import Reference, cosine
 from tests.support.server import RunningServer, running_server
 
-
 SGLANG_0_5_17 = Path(__file__).parents[2] / "build/sglang-0.5.17/bin/python"
 VERSIONS = "from importlib.metadata import version; print(version('sglang'), version('torch'))"
 
@@ -161,7 +160,7 @@ def test_the_corpus_in_one_request_twice(served: Served, corpus: list[str], expe
 
 
 def test_one_text_after_another_of_all_lengths(served: Served) -> None:
-    """Alone, so that each is a batch; on a GPU small ones go through CUDA graphs, where a longer text leaves its rest behind."""
+    """Alone, so that each is a batch; a GPU has small ones in CUDA graphs, where a longer text leaves its rest behind."""
     inputs = texts.of_all_lengths(served.reference.max_tokens)
     inputs = [*reversed(inputs), *inputs]
     vectors = np.concatenate([served.embed([text])[0] for text in inputs])

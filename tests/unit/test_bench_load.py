@@ -14,9 +14,10 @@ from typing import ClassVar
 import pytest
 
 from benchmarks.bodies import distinct_bodies, repeated_bodies
-from benchmarks.cases import CASES, LOOP, Case, selected
+from benchmarks.cases import ALL_CASES, CASES, LOOP, SUITES, Case, needs_gpu, selected
 from benchmarks.contenders import Place, command_of, shown
 from benchmarks.load import rate, run_wrk, timed_figures
+from benchmarks.models import MODELS
 from benchmarks.server import ContenderFailed
 from launcher.embedding.tokens import Tokenizer
 
@@ -53,7 +54,7 @@ def test_body_file_holds_one_request_a_line(tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines] == [{"model": "bench", "input": list(texts)} for texts in bodies.texts]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model}-{case.name}")
+@pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: f"{case.model}-{case.name}")
 def test_more_bodies_than_are_under_way_at_once(case: Case) -> None:
     assert len(case.bodies().texts) >= 2 * case.clients
 
@@ -69,12 +70,30 @@ def test_selection_narrows() -> None:
 
 @pytest.mark.parametrize("contender", sorted({name for case in CASES for name in case.contenders} - {LOOP}))
 def test_every_contender_has_a_command_and_its_record_names_no_folder_of_programs(contender: str) -> None:
-    place = Place("large", Path("model"), 1234, Path("/somewhere/bin/infinity_emb"))
+    place = Place(MODELS["large"], Path("model"), 1234, Path("/somewhere/bin/infinity_emb"))
     command = command_of(contender, place)
     assert {"model", "1234"} <= set(command)
     assert ("bfloat16" in " ".join(command)) is (contender != "sglang-stock")
     assert shown(command).startswith(("python -m ", "infinity_emb v2 "))
     assert "/bin/" not in shown(command)
+
+
+@pytest.mark.parametrize("model", ["gpu-float16", "gpu-bfloat16"])
+def test_on_a_gpu_both_get_one_and_the_same_precision(model: str) -> None:
+    place = Place(MODELS[model], Path("model"), 1234, Path("infinity_emb"))
+    ours, stock = (" ".join(command_of(name, place)) for name in ("ours-sglang", "sglang-stock"))
+    dtype = model.removeprefix("gpu-")
+    assert f"--set engine.dtype={dtype}" in ours
+    assert "--num-gpus 1" in ours
+    assert "device=cpu" not in ours
+    for part in (f"--dtype {dtype}", "--device cuda", "--disable-radix-cache", "--chunked-prefill-size -1"):
+        assert part in stock
+
+
+def test_only_the_suite_of_a_gpu_needs_one_and_the_rehearsal_has_the_same_cases() -> None:
+    assert [name for name, cases in SUITES.items() if needs_gpu(cases)] == ["gpu"]
+    rehearsed = [(case.name, case.contenders) for case in SUITES["gpu-rehearsal"]]
+    assert [(case.name, case.contenders) for case in SUITES["gpu"]] == 2 * rehearsed
 
 
 def test_rate_of_requests_in_step() -> None:

@@ -57,7 +57,8 @@ def assert_pinned(wanted: list[str], lock: str) -> None:
 
 def test_all_files_are_there() -> None:
     sglang = [f"sglang-{version}.txt" for version in TESTED_SGLANG]
-    assert LOCKS == ["bench-infinity.txt", "build.txt", "dev.txt", "light.txt", "minilm.txt", *sglang, "uv.txt"]
+    expected = ["bench-infinity.txt", "build.txt", "dev.txt", "light.txt", "minilm.txt", *sglang, "uv.txt"]
+    assert expected == LOCKS
 
 
 @pytest.mark.parametrize("lock", LOCKS)
