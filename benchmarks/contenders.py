@@ -46,8 +46,8 @@ def command_of(contender: str, place: Place) -> list[str]:
             device = ("--num-gpus", "1") if place.on_gpu else ("--set", "engine.sglang.device=cpu")
             return [*_ours(place, "sglang"), *device]
         case "sglang-stock":
-            # With the radix cache its vectors are wrong. All else is what it chooses itself, on a CPU float16 included. On a GPU
-            # it would cut a text in two where a chunk is full.
+            # With the radix cache its vectors are wrong. All else is what it chooses itself, on a CPU float16 included; on a
+            # GPU it would cut a text in two where a chunk is full.
             chosen = ("--dtype", place.dtype, "--chunked-prefill-size", "-1") if place.on_gpu else ()
             return [*_sglang(place), "--disable-radix-cache", *chosen]
         case "sglang-tuned":

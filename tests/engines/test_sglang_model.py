@@ -25,6 +25,7 @@ from launcher.engines.sglang.plugin import attention
 from launcher.engines.sglang.plugin.hooks import EVENT_LOOP, LAUNCH_DETOKENIZER, TESTED_SGLANG, register, untested_reason
 from launcher.engines.sglang.plugin.models.bert import BertModel, checkpoint_name
 from tests.support.checkpoints import write_checkpoint
+from tests.unit.test_packaging import SGLANG
 
 pytestmark = pytest.mark.sglang
 
@@ -237,6 +238,10 @@ def test_on_a_gpu_small_batches_run_as_cuda_graphs_and_large_ones_do_not(
     torch.testing.assert_close(run(encoder, small), captured)
     with pytest.raises(AssertionError, match="kernel by kernel"):
         run(encoder, large)
+
+
+def test_every_tested_sglang_can_be_bundled() -> None:
+    assert TESTED_SGLANG == SGLANG
 
 
 def test_an_untested_sglang_is_refused_by_name_unless_allowed() -> None:
