@@ -24,12 +24,20 @@ class ServerExited(Exception):
         self.output = output
 
 
+THIS_CHECKOUT = (sys.executable, "-m", "launcher")
+
+
 class RunningServer:
     """Starts at once; ``wait_ready`` returns when it may be called. ``lines`` holds all it printed."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = THIS_CHECKOUT,
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "launcher", "serve", "--port", "0", *arguments],
+            [*program, "serve", "--port", "0", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -85,10 +93,13 @@ class RunningServer:
 
 @contextmanager
 def running_server(
-    *arguments: str, environment: Mapping[str, str] | None = None, timeout_s: float = 120
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = 120,
+    program: Sequence[str] = THIS_CHECKOUT,
 ) -> Iterator[RunningServer]:
     """A server that is ready; it is stopped at the end and must have ended well."""
-    server = RunningServer(arguments, environment)
+    server = RunningServer(arguments, environment, program)
     try:
         yield server.wait_ready(timeout_s)
     finally:

@@ -1,0 +1,1 @@
+"""What puts this project on other machines."""
