@@ -91,7 +91,7 @@ CASES = (
 )  # fmt: skip
 
 
-def gpu_cases(model: str, *contenders: str) -> tuple[Case, ...]:
+def gpu_cases(model: str, *contenders: str, long_texts: int = 64) -> tuple[Case, ...]:
     """A query is 16 tokens here. Long texts are too, for SGLang's sake, ``LONGEST`` characters and not 510."""
     query = (14, 14)
     return (
@@ -108,8 +108,8 @@ def gpu_cases(model: str, *contenders: str) -> tuple[Case, ...]:
             contenders=contenders, seconds=8, warmup_s=2,
         ),
         Case(
-            model=model, name="8x64-500", title=f"8 clients, 64 texts of {LONGEST} characters", clients=8, texts=64,
-            characters=(LONGEST, LONGEST), contenders=contenders, seconds=8, warmup_s=2,
+            model=model, name=f"8x{long_texts}-500", title=f"8 clients, {long_texts} texts of {LONGEST} characters", clients=8,
+            texts=long_texts, characters=(LONGEST, LONGEST), contenders=contenders, seconds=8, warmup_s=2,
         ),
     )  # fmt: skip
 
@@ -117,8 +117,8 @@ def gpu_cases(model: str, *contenders: str) -> tuple[Case, ...]:
 SUITES = {
     "cpu": CASES,
     "gpu": (*gpu_cases("gpu-float16", *GPU_SERVERS), *gpu_cases("gpu-bfloat16", *GPU_SERVERS)),
-    # On a CPU it takes the tuned one's flags to start stock SGLang without chunks, and with them its vectors are wrong here.
-    "gpu-rehearsal": gpu_cases("rehearsal", "ours-sglang", "sglang-tuned"),
+    # On a CPU it takes the tuned one's flags to start SGLang without chunks, and with chunks its vectors are wrong here.
+    "gpu-rehearsal": gpu_cases("rehearsal", "ours-sglang", "sglang-tuned", long_texts=8),
 }
 ALL_CASES = tuple(case for cases in SUITES.values() for case in cases)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,15 @@ SGLANG_0_5_17 = Path(__file__).parents[2] / "build/sglang-0.5.17/bin/python"
 VERSIONS = "from importlib.metadata import version; print(version('sglang'), version('torch'))"
 
 
+Start = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[RunningServer]]
+
+
 @dataclass(frozen=True)
 class Case:
-    """``server`` and ``folder`` are names of fixtures. ``texts``: as many in one request as the reference can do in time."""
+    """``folder`` is a fixture, ``texts`` as many in one request as the reference can do in time."""
 
-    server: str
+    name: str
+    start: Start
     folder: str
     min_cosine: float
     texts: int = 2048
@@ -55,24 +59,28 @@ class Served:
         assert cosines[worst] >= self.case.min_cosine, f"{cosines[worst]} for {inputs[worst][:40]!r}"
 
 
-@pytest.fixture(scope="module")
-def minilm_on_sglang(minilm_folder: Path) -> Iterator[RunningServer]:
-    """Real weights, mean pooling and half precision at once, since each SGLang server costs half a minute."""
-    arguments = ("--model", str(minilm_folder), "--engine", "sglang", "--set", "model.name=all-MiniLM-L6-v2")
-    with running_server(*arguments, "--set", "engine.dtype=bfloat16", timeout_s=480) as server:
-        yield server
+def shared(fixture: str) -> Start:
+    """A server that other tests use too."""
+    return lambda request, folder: nullcontext(request.getfixturevalue(fixture))
 
 
-@pytest.fixture(scope="module")
-def tiny_on_sglang_0_5_17(tiny_checkpoint: Path) -> Iterator[RunningServer]:
+def on_sglang(dtype: str, *arguments: str) -> Start:
+    """A server of its own, which ends before the next starts."""
+    given = ("--engine", "sglang", "--set", f"engine.dtype={dtype}", "--set", "model.name=served", *arguments)
+    return lambda request, folder: running_server("--model", str(folder), *given, timeout_s=480)
+
+
+def on_sglang_0_5_17(request: pytest.FixtureRequest, folder: Path) -> AbstractContextManager[RunningServer]:
     """Only the worker runs there: the gateway is this environment's."""
     if not SGLANG_0_5_17.exists():
         pytest.skip("SGLang 0.5.17 is not in build/: make test puts it there")
     done = subprocess.run([SGLANG_0_5_17, "-c", VERSIONS], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0.5.17", "2.11.0"]
-    arguments = ("--model", str(tiny_checkpoint), "--engine", "sglang", "--set", "engine.dtype=float32")
-    with running_server(*arguments, "--set", f"engine.sglang.python={SGLANG_0_5_17}", timeout_s=480) as server:
-        yield server
+    return on_sglang("float32", "--set", f"engine.sglang.python={SGLANG_0_5_17}")(request, folder)
+
+
+def on_cuda(dtype: str) -> Start:
+    return on_sglang(dtype, "--num-gpus", "1")
 
 
 @pytest.fixture(scope="module")
@@ -80,52 +88,42 @@ def bge_large_shape(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("models") / "bge-large-shape", BGE_LARGE, initializer_range=0.05)
 
 
-def on_cuda(folder: Path, dtype: str) -> AbstractContextManager[RunningServer]:
-    arguments = ("--model", str(folder), "--engine", "sglang", "--num-gpus", "1")
-    return running_server(*arguments, "--set", f"engine.dtype={dtype}", "--set", "model.name=on-cuda", timeout_s=480)
-
-
-@pytest.fixture(scope="module")
-def bge_large_on_cuda_in_float16(bge_large_shape: Path) -> Iterator[RunningServer]:
-    with on_cuda(bge_large_shape, "float16") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def bge_large_on_cuda_in_bfloat16(bge_large_shape: Path) -> Iterator[RunningServer]:
-    with on_cuda(bge_large_shape, "bfloat16") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def minilm_on_cuda_in_float16(minilm_folder: Path) -> Iterator[RunningServer]:
-    with on_cuda(minilm_folder, "float16") as server:
-        yield server
-
-
-SGLANG = (pytest.mark.sglang,)
-CUDA = (pytest.mark.sglang, pytest.mark.gpu)
-CASES: tuple[tuple[Case, tuple[pytest.MarkDecorator, ...]], ...] = (
-    (Case("openvino_server", "tiny_checkpoint", 0.9999), ()),
-    (Case("sglang_server", "tiny_checkpoint", 0.9999), SGLANG),
-    (Case("tiny_on_sglang_0_5_17", "tiny_checkpoint", 0.9999), SGLANG),
-    (Case("minilm_server", "minilm_folder", 0.999, texts=256), ()),
-    (Case("minilm_on_sglang", "minilm_folder", 0.999, texts=256), SGLANG),
-    (Case("bge_large_on_cuda_in_float16", "bge_large_shape", 0.9999, reference_device="cuda"), CUDA),
-    # What 24 random layers leave of bfloat16: transformers itself is at 0.9988 (docs/performance.md).
-    (Case("bge_large_on_cuda_in_bfloat16", "bge_large_shape", 0.998, reference_device="cuda"), CUDA),
-    (Case("minilm_on_cuda_in_float16", "minilm_folder", 0.999, reference_device="cuda"), CUDA),
+ANYWHERE = (
+    Case("openvino", shared("openvino_server"), "tiny_checkpoint", 0.9999),
+    Case("openvino-minilm", shared("minilm_server"), "minilm_folder", 0.999, texts=256),
 )
+SGLANG = (
+    Case("sglang", shared("sglang_server"), "tiny_checkpoint", 0.9999),
+    Case("sglang-0.5.17", on_sglang_0_5_17, "tiny_checkpoint", 0.9999),
+    # Real weights, mean pooling and half precision at once, since each SGLang server costs half a minute.
+    Case("sglang-minilm", on_sglang("bfloat16"), "minilm_folder", 0.999, texts=256),
+)
+CUDA = (
+    Case("cuda-float16", on_cuda("float16"), "bge_large_shape", 0.9999, reference_device="cuda"),
+    # What 24 random layers leave of bfloat16: transformers itself is at 0.9988 (docs/performance.md).
+    Case("cuda-bfloat16", on_cuda("bfloat16"), "bge_large_shape", 0.998, reference_device="cuda"),
+    Case("cuda-minilm", on_cuda("float16"), "minilm_folder", 0.999, reference_device="cuda"),
+)
+
+
+def params(cases: Iterable[Case], *marks: pytest.MarkDecorator) -> list[object]:
+    return [pytest.param(case, id=case.name, marks=marks) for case in cases]
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(case, id=f"{case.server}-{case.min_cosine}", marks=marks) for case, marks in CASES]
+    scope="module",
+    params=[
+        *params(ANYWHERE),
+        *params(SGLANG, pytest.mark.sglang),
+        *params(CUDA, pytest.mark.sglang, pytest.mark.gpu),
+    ],
 )
-def served(request: pytest.FixtureRequest) -> Served:
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     case: Case = request.param
-    base_url = request.getfixturevalue(case.server).base_url
-    model = httpx.get(f"{base_url}/v1/models").json()["data"][0]["id"]
-    return Served(base_url, model, Reference(request.getfixturevalue(case.folder), case.reference_device), case)
+    folder = request.getfixturevalue(case.folder)
+    with case.start(request, folder) as server:
+        model = httpx.get(f"{server.base_url}/v1/models").json()["data"][0]["id"]
+        yield Served(server.base_url, model, Reference(folder, case.reference_device), case)
 
 
 @pytest.fixture(scope="module")

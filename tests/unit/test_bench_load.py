@@ -92,7 +92,7 @@ def test_on_a_gpu_both_get_one_and_the_same_precision(model: str) -> None:
 
 def test_only_the_suite_of_a_gpu_needs_one_and_the_rehearsal_has_the_same_cases() -> None:
     assert [name for name, cases in SUITES.items() if needs_gpu(cases)] == ["gpu"]
-    assert [case.name for case in SUITES["gpu"]] == 2 * [case.name for case in SUITES["gpu-rehearsal"]]
+    assert [case.clients for case in SUITES["gpu"]] == 2 * [case.clients for case in SUITES["gpu-rehearsal"]]
 
 
 def test_rate_of_requests_in_step() -> None:
