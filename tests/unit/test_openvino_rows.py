@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from launcher.engines.base import Batch
-from launcher.engines.openvino.rows import MAX_RUN_TOKENS, NO_SEGMENT, arrange, fill, round_up
+from launcher.engines.openvino.rows import MAX_RUN_TOKENS, NO_SEGMENT, arrange, fill, padded, round_up
 
 RNG = np.random.default_rng(0)
 MIXES = {
@@ -67,3 +67,10 @@ def test_a_rest_that_would_leave_its_row_empty_evens_the_rows_out() -> None:
 
 def test_a_rest_that_cannot_be_evened_out_gets_a_run_of_its_own() -> None:
     assert [(run.rows, run.width) for run in arrange([400, 40])] == [(1, 400), (1, 40)]
+
+
+def test_places_are_padded_to_few_lengths() -> None:
+    sizes = {count: len(padded(np.arange(count))) for count in range(1, MAX_RUN_TOKENS + 1)}
+    assert all(count <= size <= max(count + 3, 1.5 * count) for count, size in sizes.items())
+    assert len(set(sizes.values())) < 32
+    assert padded(np.array([7, 9, 2, 4, 5])).tolist() == [7, 9, 2, 4, 5, 0, 0, 0]

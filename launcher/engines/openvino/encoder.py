@@ -12,8 +12,8 @@ from launcher.config.schema import WeightFormat
 from launcher.engines.base import Batch, Vectors
 from launcher.engines.openvino.graph import build_bert
 from launcher.engines.openvino.int8 import Int8Weights
-from launcher.engines.openvino.pooling import pool
-from launcher.engines.openvino.rows import Run, arrange, fill
+from launcher.engines.openvino.pooling import kept_tokens, mean_states, unit_rows
+from launcher.engines.openvino.rows import Run, arrange, fill, padded
 from launcher.engines.openvino.threads import usable_threads
 from launcher.engines.openvino.weights import MappedWeights
 from launcher.errors import EngineError
@@ -34,7 +34,7 @@ class Encoder:
         # Kept: OpenVINO goes on reading the mapping, and Python must not end it.
         mapped = MappedWeights(checkpoint.weights)
         self._weights = Int8Weights(mapped) if weights == "int8" else mapped
-        graph = build_bert(checkpoint.shape, self._weights)
+        graph = build_bert(checkpoint.shape, self._weights, keep_all=self._pooling == "mean")
         try:
             compiled = ov.Core().compile_model(graph, "CPU", compile_options(dtype, threads))
         except RuntimeError as error:
@@ -62,9 +62,17 @@ class Encoder:
         return vectors
 
     def _encode_run(self, request: Any, run: Run, batch: Batch, offsets: np.ndarray) -> Vectors:
-        # Shared: OpenVINO reads and writes numpy's memory as it is; pooling copies what is kept.
-        (hidden,) = request.infer(fill(run, batch, offsets), share_inputs=True, share_outputs=True).values()
-        return pool(self._pooling, hidden, run.starts, run.lengths)
+        kept = kept_tokens(self._pooling, run.starts, run.lengths)
+        if kept is None:
+            return unit_rows(mean_states(_infer(request, fill(run, batch, offsets)), run.starts, run.lengths))
+        return unit_rows(_infer(request, [*fill(run, batch, offsets), padded(kept)])[: len(kept)])
+
+
+def _infer(request: Any, inputs: list[np.ndarray]) -> Vectors:
+    # Shared: OpenVINO reads and writes numpy's memory as it is; what is kept of the result is copied.
+    (states,) = request.infer(inputs, share_inputs=True, share_outputs=True).values()
+    result: Vectors = states
+    return result
 
 
 def compile_options(dtype: str, threads: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ different token counts occur.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -36,13 +36,15 @@ class Weights(Protocol):
         ...
 
 
-def build_bert(shape: BertShape, weights: Weights) -> ov.Model:
+def build_bert(shape: BertShape, weights: Weights, *, keep_all: bool) -> ov.Model:
     """The last hidden state, float32 [rows * width, hidden_size], of inputs laid into rows of equal width.
 
     Parameters, all int32: ``ids`` and ``positions`` [rows * width]; ``segments`` [rows, width], where tokens see each
-    other if they stand in the same row and have the same number. Raises ``ModelError`` where the weights lack a tensor.
+    other if they stand in the same row and have the same number. Unless ``keep_all``, also ``kept`` [n]: the places in the
+    flattened rows whose states are wanted, float32 [n, hidden_size]; the last layer does without the others from its
+    attention on, where three quarters of its work lie. Raises ``ModelError`` where the weights lack a tensor.
     """
-    return _Bert(shape, weights).build()
+    return _Bert(shape, weights).build(keep_all)
 
 
 class _Bert:
@@ -51,7 +53,7 @@ class _Bert:
         self._weights = weights
         self._activation = ACTIVATIONS[shape.hidden_act]
 
-    def build(self) -> ov.Model:
+    def build(self, keep_all: bool) -> ov.Model:
         ids = op.parameter([-1], ov.Type.i32, name="ids")
         positions = op.parameter([-1], ov.Type.i32, name="positions")
         segments = op.parameter([-1, -1], ov.Type.i32, name="segments")
@@ -59,10 +61,12 @@ class _Bert:
         heads, width = self._shape.num_attention_heads, self._shape.hidden_size
         rows_of_heads = op.concat([op.shape_of(segments, "i32"), _ints(heads, width // heads)], 0)
 
+        kept = [] if keep_all else [op.parameter([-1], ov.Type.i32, name="kept")]
         hidden = self._embed(ids, positions)
-        for i in range(self._shape.num_hidden_layers):
-            hidden = self._layer(f"encoder.layer.{i}", hidden, rows_of_heads, bias)
-        return ov.Model([hidden], [ids, positions, segments], "bert")
+        last = self._shape.num_hidden_layers - 1
+        for i in range(last + 1):
+            hidden = self._layer(f"encoder.layer.{i}", hidden, rows_of_heads, bias, kept if i == last else [])
+        return ov.Model([hidden], [ids, positions, segments, *kept], "bert")
 
     def _attention_bias(self, segments: ov.Node) -> ov.Node:
         same = op.equal(op.unsqueeze(segments, _ints(1, 3)), op.unsqueeze(segments, _ints(1, 2)))
@@ -77,7 +81,7 @@ class _Bert:
         embedded = op.add(op.add(op.gather(words, ids, _int(0)), kind), op.gather(places, positions, _int(0)))
         return self._norm("embeddings", embedded)
 
-    def _layer(self, name: str, hidden: ov.Node, rows_of_heads: ov.Node, bias: ov.Node) -> ov.Node:
+    def _layer(self, name: str, hidden: ov.Node, rows_of_heads: ov.Node, bias: ov.Node, kept: Sequence[ov.Node]) -> ov.Node:
         size, inner = self._shape.hidden_size, self._shape.intermediate_size
         query, key, value = (
             op.transpose(
@@ -88,6 +92,8 @@ class _Bert:
         )
         mixed = op.transpose(op.scaled_dot_product_attention(query, key, value, bias), _ints(0, 2, 1, 3))
         mixed = op.reshape(mixed, _ints(-1, size), False)
+        for places in kept:
+            mixed, hidden = op.gather(mixed, places, _int(0)), op.gather(hidden, places, _int(0))
         attended = self._linear(f"{name}.attention.output.dense", mixed, size, size)
         hidden = self._norm(f"{name}.attention.output", op.add(hidden, attended))
         widened = self._activation(self._linear(f"{name}.intermediate.dense", hidden, size, inner))

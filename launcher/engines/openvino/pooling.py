@@ -9,23 +9,24 @@ from launcher.config.schema import Pooling
 from launcher.engines.base import Vectors
 
 
-def pool(pooling: Pooling, hidden: Vectors, starts: NDArray[np.intp], lengths: NDArray[np.intp]) -> Vectors:
-    """Rows of unit length, float32 [n_inputs, size].
+def kept_tokens(pooling: Pooling, starts: NDArray[np.intp], lengths: NDArray[np.intp]) -> NDArray[np.intp] | None:
+    """Where the one token of each input stands that makes its vector, [n_inputs]; None where all of its tokens do."""
+    if pooling == "mean":
+        return None
+    return starts if pooling == "cls" else starts + lengths - 1
 
-    ``hidden`` is [n_tokens, size]; inputs start at ``starts``, ascending, and nothing of one lies in another.
-    """
-    if pooling == "cls":
-        pooled = hidden[starts]
-    elif pooling == "last":
-        pooled = hidden[starts + lengths - 1]
-    else:
-        pooled = _mean(hidden, starts, lengths)
+
+def unit_rows(vectors: Vectors) -> Vectors:
     # The floor is torch.nn.functional.normalize's.
-    unit: Vectors = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
+    unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return unit
 
 
-def _mean(hidden: Vectors, starts: NDArray[np.intp], lengths: NDArray[np.intp]) -> Vectors:
+def mean_states(hidden: Vectors, starts: NDArray[np.intp], lengths: NDArray[np.intp]) -> Vectors:
+    """The mean over each input, [n_inputs, size].
+
+    ``hidden`` is [n_tokens, size]; inputs start at ``starts``, ascending, and nothing of one lies in another.
+    """
     # reduceat sums from each bound to the next, and what lies between an end and the next start is dropped again.
     bounds = np.stack([starts, starts + lengths], axis=1).ravel()
     if bounds[-1] == len(hidden):

@@ -121,3 +121,12 @@ def fill(run: Run, batch: Batch, offsets: NDArray[np.intp]) -> list[NDArray[np.i
     positions[target] = within
     segments[target] = np.repeat(np.arange(len(run.inputs)), run.lengths)
     return [ids, positions, segments.reshape(run.rows, run.width)]
+
+
+def padded(places: NDArray[np.intp]) -> NDArray[np.int32]:
+    """Followed by zeros up to one of few lengths: each new one costs building kernels."""
+    count = len(places)
+    step = 1 if count <= 4 else 4 if count <= 32 else 16 if count <= 128 else 64
+    longer = np.zeros(-(-count // step) * step, np.int32)
+    longer[:count] = places
+    return longer

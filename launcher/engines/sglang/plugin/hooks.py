@@ -11,7 +11,7 @@ from typing import Any
 
 from launcher.engines.sglang.plugin.batches import BatchSocket
 
-# The hooks reach into SGLang's inside, which any release may move; tests/engines runs against both.
+# The hooks reach into SGLang's inside, which any release may move; tests/e2e/test_parity.py runs both versions.
 TESTED_SGLANG = ("0.5.17", "0.5.23")
 EVENT_LOOP = "sglang.srt.managers.scheduler.Scheduler.run_event_loop"
 LAUNCH_DETOKENIZER = "sglang.srt.entrypoints.engine.Engine._launch_detokenizer_subprocesses"
