@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pynvml
-
 
 def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Identifiers that ``CUDA_VISIBLE_DEVICES`` understands, one per usable NVIDIA GPU; empty without a driver."""
@@ -26,6 +24,9 @@ def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _count_gpus() -> int:
+    # 2 MB, which a server that was told to use the CPU does without.
+    import pynvml
+
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

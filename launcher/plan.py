@@ -48,7 +48,7 @@ def make_plan(config: Config) -> Plan:
 
     Raises ``ConfigError``, ``ModelError`` or ``EngineError`` saying what to change.
     """
-    gpus = visible_gpus(os.environ)
+    gpus = () if config.engine.name == "openvino" else visible_gpus(os.environ)
     engine = choose_engine(config.engine.name, gpus, sglang_installed=config.engine.sglang.python is not None or _has_sglang())
     device = choose_device(engine, config.engine.sglang.device, gpus)
     fetched = fetch_model(config.model)
