@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from launcher.engines.base import Batch
-from launcher.engines.openvino.rows import MAX_RUN_TOKENS, NO_SEGMENT, arrange, fill, padded, round_up
+from launcher.engines.openvino.rows import MAX_RUN_TOKENS, NO_SEGMENT, arrange, fill, padded, round_up, run_cost
 
+RUN_COST = 32
 RNG = np.random.default_rng(0)
 MIXES = {
     "one short": [16],
@@ -22,7 +23,7 @@ MIXES = {
 @pytest.mark.parametrize("lengths", MIXES.values(), ids=MIXES)
 def test_every_input_lies_in_one_place_alone(lengths: list[int]) -> None:
     seen: list[int] = []
-    for run in arrange(lengths):
+    for run in arrange(lengths, RUN_COST):
         seen += run.inputs.tolist()
         assert run.lengths.tolist() == [lengths[i] for i in run.inputs]
         ends = run.starts + run.lengths
@@ -34,25 +35,25 @@ def test_every_input_lies_in_one_place_alone(lengths: list[int]) -> None:
 
 @pytest.mark.parametrize("lengths", MIXES.values(), ids=MIXES)
 def test_little_is_left_empty_and_runs_stay_small(lengths: list[int]) -> None:
-    runs = arrange(lengths)
+    runs = arrange(lengths, RUN_COST)
     assert sum(lengths) >= 0.9 * sum(run.rows * run.width for run in runs)
     assert max(run.rows * run.width for run in runs) <= MAX_RUN_TOKENS
 
 
 def test_an_input_longer_than_a_run_still_gets_one() -> None:
-    (run,) = arrange([MAX_RUN_TOKENS + 100])
+    (run,) = arrange([MAX_RUN_TOKENS + 100], RUN_COST)
     assert (run.rows, run.width) == (1, round_up(MAX_RUN_TOKENS + 100))
 
 
 def test_a_lone_input_is_padded_by_a_few_tokens_at_most() -> None:
-    widths = {length: arrange([length])[0].width for length in range(1, 513)}
+    widths = {length: arrange([length], RUN_COST)[0].width for length in range(1, 513)}
     assert all(length <= width <= length + 3 for length, width in widths.items() if length <= 64)
     assert len(set(widths.values())) < 50, "each width costs building kernels"
 
 
 def test_the_graph_gets_each_input_whole_and_the_rest_marked_empty() -> None:
     batch = Batch(np.array([11, 12, 21, 31, 32, 33], np.int32), np.array([2, 1, 3], np.int32))
-    (run,) = arrange([2, 1, 3])
+    (run,) = arrange([2, 1, 3], RUN_COST)
     ids, positions, segments = fill(run, batch, np.array([0, 2, 3]))
     assert ids.tolist() == [31, 32, 33, 11, 12, 21, 0, 0]
     assert positions.tolist() == [0, 1, 2, 0, 1, 0, 0, 0]
@@ -61,12 +62,12 @@ def test_the_graph_gets_each_input_whole_and_the_rest_marked_empty() -> None:
 
 
 def test_a_rest_that_would_leave_its_row_empty_evens_the_rows_out() -> None:
-    (run,) = arrange([18] * 8)
+    (run,) = arrange([18] * 8, RUN_COST)
     assert (run.rows, run.width) == (2, 72)
 
 
 def test_a_rest_that_cannot_be_evened_out_gets_a_run_of_its_own() -> None:
-    assert [(run.rows, run.width) for run in arrange([400, 40])] == [(1, 400), (1, 40)]
+    assert [(run.rows, run.width) for run in arrange([400, 40], RUN_COST)] == [(1, 400), (1, 40)]
 
 
 def test_places_are_padded_to_few_lengths() -> None:
@@ -74,3 +75,9 @@ def test_places_are_padded_to_few_lengths() -> None:
     assert all(count <= size <= max(count + 3, 1.5 * count) for count, size in sizes.items())
     assert len(set(sizes.values())) < 32
     assert padded(np.array([7, 9, 2, 4, 5])).tolist() == [7, 9, 2, 4, 5, 0, 0, 0]
+
+
+def test_a_small_model_rather_leaves_tokens_empty_than_runs_again() -> None:
+    assert [run_cost(hidden_size) for hidden_size in (128, 384, 1024)] == [94, 10, 8]
+    assert len(arrange([18] * 16, run_cost(128))) == 1
+    assert len(arrange([18] * 16, run_cost(1024))) == 2

@@ -13,7 +13,7 @@ from launcher.engines.base import Batch, Vectors
 from launcher.engines.openvino.graph import build_bert
 from launcher.engines.openvino.int8 import Int8Weights
 from launcher.engines.openvino.pooling import kept_tokens, mean_states, unit_rows
-from launcher.engines.openvino.rows import Run, arrange, fill, padded
+from launcher.engines.openvino.rows import Run, arrange, fill, padded, run_cost
 from launcher.engines.openvino.threads import usable_threads
 from launcher.engines.openvino.weights import MappedWeights
 from launcher.errors import EngineError
@@ -31,6 +31,7 @@ class Encoder:
         """Raises ``ModelError`` where the checkpoint is unusable, ``EngineError`` where OpenVINO cannot take it."""
         self._pooling = checkpoint.pooling
         self._dimensions = checkpoint.dimensions
+        self._run_cost = run_cost(checkpoint.shape.hidden_size)
         # Kept: OpenVINO goes on reading the mapping, and Python must not end it.
         mapped = MappedWeights(checkpoint.weights)
         self._weights = Int8Weights(mapped) if weights == "int8" else mapped
@@ -53,7 +54,7 @@ class Encoder:
         vectors = np.empty((len(batch.lengths), self._dimensions), np.float32)
         request = self._idle_requests.get()
         try:
-            for run in arrange(batch.lengths.tolist()):
+            for run in arrange(batch.lengths.tolist(), self._run_cost):
                 vectors[run.inputs] = self._encode_run(request, run, batch, offsets)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on {len(batch.lengths)} inputs of {len(batch.ids)} tokens: {error}") from error

@@ -19,8 +19,11 @@ from launcher.engines.base import Batch
 SHARED_WIDTH = 128
 # Bounds the memory of one run, which stays; twice as many tokens at once were 7 % faster in the shape of bge-large.
 MAX_RUN_TOKENS = 640
-# What would leave more than this empty goes into a run of its own: a run costs about as much as so many tokens.
-MAX_EMPTY = 32
+# Another run of another shape costs this much in each layer (740 us in 2 layers), and a token 24 * hidden_size² operations, of
+# which so many are done in a second (both on 2 cores of an Intel Xeon in float32, 2026-11-21).
+RUN_S_PER_LAYER = 370e-6
+OPERATIONS_PER_S = 1e11
+MIN_RUN_COST, MAX_RUN_COST = 8, 128
 NO_SEGMENT = -1
 
 
@@ -38,25 +41,40 @@ class Run:
     lengths: NDArray[np.intp]
 
 
-def arrange(lengths: Sequence[int]) -> list[Run]:
-    """Lay inputs of these lengths into runs; each input is in exactly one."""
+def run_cost(hidden_size: int) -> int:
+    """As many tokens as cost what another run costs: many in a small model, few in a large one."""
+    tokens = RUN_S_PER_LAYER * OPERATIONS_PER_S / (24 * hidden_size**2)
+    return min(max(round(tokens), MIN_RUN_COST), MAX_RUN_COST)
+
+
+def arrange(lengths: Sequence[int], run_cost: int) -> list[Run]:
+    """Lay inputs of these lengths into runs; each input is in exactly one.
+
+    What would leave more than ``run_cost`` tokens empty goes into a run of its own.
+    """
     remaining = _Remaining(lengths)
     runs = []
     row = remaining.take(max(SHARED_WIDTH, max(lengths)))
     while row:
-        width = round_up(sum(lengths[i] for i in row))
-        rows = [row]
-        while (row := remaining.take(width)) and (len(rows) + 1) * width <= MAX_RUN_TOKENS:
-            if width - sum(lengths[i] for i in row) > MAX_EMPTY:
-                break
-            rows.append(row)
-        if row and not remaining and (evened := _even_out([*rows, row], lengths)):
-            rows, width, row = *evened, []
-        runs.append(_lay_out(rows, width, lengths))
+        run, row = _next_run(row, remaining, lengths, run_cost)
+        runs.append(run)
     return runs
 
 
-def _even_out(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[list[list[int]], int] | None:
+def _next_run(row: list[int], remaining: _Remaining, lengths: Sequence[int], run_cost: int) -> tuple[Run, list[int]]:
+    """The run that ``row`` begins, and the row that begins the next one: empty at the end."""
+    width = round_up(sum(lengths[i] for i in row))
+    rows = [row]
+    while (row := remaining.take(width)) and (len(rows) + 1) * width <= MAX_RUN_TOKENS:
+        if not remaining and (evened := _even_out([*rows, row], lengths, run_cost)):
+            return evened, []
+        if width - sum(lengths[i] for i in row) > run_cost:
+            break
+        rows.append(row)
+    return _lay_out(rows, width, lengths), row
+
+
+def _even_out(rows: Sequence[Sequence[int]], lengths: Sequence[int], run_cost: int) -> Run | None:
     """The same inputs in as many rows, narrower since all are about equally full; None where too much would stay empty."""
     inputs = sorted((i for row in rows for i in row), key=lengths.__getitem__, reverse=True)
     evened: list[list[int]] = [[] for _ in rows]
@@ -66,9 +84,10 @@ def _even_out(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[li
         evened[number].append(i)
         heapreplace(emptiest, (used + lengths[i], number))
     width = round_up(max(used for used, _ in emptiest))
-    tokens = sum(used for used, _ in emptiest)
-    fits = len(rows) * width <= MAX_RUN_TOKENS and len(rows) * width - tokens <= MAX_EMPTY
-    return (evened, width) if fits else None
+    size = len(rows) * width
+    if size > MAX_RUN_TOKENS or size - sum(used for used, _ in emptiest) > run_cost:
+        return None
+    return _lay_out(evened, width, lengths)
 
 
 def round_up(tokens: int) -> int:
