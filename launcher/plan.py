@@ -60,7 +60,7 @@ def make_plan(config: Config) -> Plan:
             f"engine.max_batch_tokens: {max_batch_tokens} is less than one full input of this model ({checkpoint.max_tokens})"
         )
     weights = config.engine.openvino.weights if engine == "openvino" else "dtype"
-    workers = worker_specs(config, checkpoint, device, dtype, max_batch_tokens, gpus) if engine == "sglang" else ()
+    workers = worker_specs(config, checkpoint, device, dtype, gpus) if engine == "sglang" else ()
     aliases = served_aliases(fetched)
     return Plan(
         config, fetched.name, aliases, fetched.revision, checkpoint, engine, device, dtype, weights, max_batch_tokens, workers
@@ -108,7 +108,7 @@ def served_aliases(fetched: FetchedModel) -> tuple[str, ...]:
 
 
 def worker_specs(
-    config: Config, checkpoint: Checkpoint, device: Device, dtype: ChosenDtype, max_batch_tokens: int, gpus: Sequence[str]
+    config: Config, checkpoint: Checkpoint, device: Device, dtype: ChosenDtype, gpus: Sequence[str]
 ) -> tuple[WorkerSpec, ...]:
     """One worker per GPU, or as many as asked for; more workers than GPUs is refused."""
     count = config.engine.workers or (len(gpus) if device == "cuda" else 1)
@@ -122,7 +122,6 @@ def worker_specs(
             device=device,
             gpu=gpus[i] if device == "cuda" else None,
             pooling=checkpoint.pooling,
-            max_batch_tokens=max_batch_tokens,
             mem_fraction=sglang.mem_fraction,
             python=sglang.python,
             allow_untested_version=sglang.allow_untested_version,

@@ -16,8 +16,9 @@ from tokenizers import models, normalizers, pre_tokenizers
 IDEOGRAPHS = range(0x4E00, 0xA000)
 PUNCTUATION = string.punctuation + "，。、；：？！…—·（）《》〈〉「」『』【】〔〕“”‘’"
 PIECE = re.compile(r"[0-9A-Za-z]+|[^ \t\n\r0-9A-Za-z]")
-# Some 150 bytes each.
-MAX_WORDS = 100_000
+# With their ids some 300 bytes each.
+MAX_WORDS = 50_000
+MAX_WORD_CHARACTERS = 32
 
 
 class PlainText:
@@ -48,24 +49,29 @@ class PlainText:
         return ids
 
     def _learn(self, word: str) -> tuple[int, ...]:
-        if len(self._words) >= MAX_WORDS:
-            self._words.clear()
-        ids = self._words[word] = tuple(self._tokenizer.encode(word, add_special_tokens=False).ids)
+        ids = tuple(self._tokenizer.encode(word, add_special_tokens=False).ids)
+        if len(word) <= MAX_WORD_CHARACTERS:
+            if len(self._words) >= MAX_WORDS:
+                self._words.clear()
+            self._words[word] = ids
         return ids
 
 
 def _is_bert(tokenizer: tokenizers.Tokenizer) -> bool:
-    """Whether it keeps Chinese characters apart, and has no tokens of its own that a plain word or character begins."""
+    """Whether it keeps Chinese characters apart, and has no tokens of its own that a plain word or white space begins."""
     normalizer = tokenizer.normalizer
     steps = list(normalizer) if isinstance(normalizer, normalizers.Sequence) else [normalizer]
-    *before, last = steps
+    *before, last = steps or [None]
+    model = tokenizer.model
     return (
         all(isinstance(step, normalizers.Lowercase) for step in before)
         and isinstance(last, normalizers.BertNormalizer)
         and last.handle_chinese_chars
         and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
-        and isinstance(tokenizer.model, models.WordPiece)
-        and not any(first.isascii() and first.isalnum() for first in _first_of_added(tokenizer))
+        and isinstance(model, models.WordPiece)
+        and model.max_input_chars_per_word >= 1
+        and model.unk_token in tokenizer.get_vocab(with_added_tokens=False)
+        and not any(first.isspace() or (first.isascii() and first.isalnum()) for first in _first_of_added(tokenizer))
     )
 
 
@@ -79,6 +85,8 @@ def _character_ids(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
 
 
 def _first_of_added(tokenizer: tokenizers.Tokenizer) -> set[str]:
-    """What a token such as [MASK], which is found before all else, may begin with."""
-    firsts = {token.content[0] for token in tokenizer.get_added_tokens_decoder().values() if token.content}
-    return firsts | set(map(str.lower, firsts)) | set(map(str.upper, firsts))
+    """What a token such as [MASK], which is found before all else, may begin with, in a text and in a normalized one."""
+    contents = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    # The normalizer itself puts a space before each Chinese character.
+    normalized = [tokenizer.normalizer.normalize_str(content).strip() for content in contents] if tokenizer.normalizer else []
+    return {text[0] for text in (*contents, *normalized) if text}

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from launcher.embedding.tokens import TokenIds, Tokenizer
-from launcher.engines.base import Batch, Vectors
+from launcher.embedding.tokens import Tokenizer
+from launcher.engines.base import Batch, TokenIds, Vectors
 from launcher.errors import EngineError
 
 RunBatch = Callable[[Batch], Awaitable[Vectors]]

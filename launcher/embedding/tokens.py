@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from numpy.typing import NDArray
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from launcher.config.schema import Truncate
 from launcher.embedding.plain import PlainText
 from launcher.embedding.slices import slice_bounds
+from launcher.engines.base import TokenIds
 from launcher.errors import ContextLengthExceeded, InvalidRequest, ModelError
 from launcher.models.files import read_optional_object
-
-TokenIds = NDArray[np.int32]
 
 # transformers.BertTokenizer's arguments and defaults for the special tokens; their names in a vocabulary.
 SPECIAL_TOKENS = {
@@ -111,6 +109,8 @@ class Tokenizer:
         return self._fit(ids, index, truncate)
 
     def _fit(self, ids: Sequence[int], index: int, truncate: Truncate) -> TokenizedInput:
+        if not ids:
+            raise InvalidRequest(f"input[{index}]: holds no tokens", param="input")
         too_many = len(ids) - self.max_tokens
         if too_many <= 0:
             return TokenizedInput(np.array(ids, np.int32), truncated=False)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from launcher.cache.base import Level
-from launcher.embedding.tokens import TokenIds
-from launcher.engines.base import Vectors
+from launcher.engines.base import TokenIds, Vectors
 from launcher.scheduling.encoder import Encoded, Encoder
 from launcher.telemetry.hooks import CacheLevel
 

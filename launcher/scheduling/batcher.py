@@ -92,18 +92,14 @@ class Batcher:
             vectors = await self._run(batch)
             if len(vectors) != len(batch.lengths):
                 raise EngineError(f"the engine gave {len(vectors)} vectors for {len(batch.lengths)} inputs")
+            seconds = time.perf_counter() - started
+            _hand_out(vectors, pieces, started, seconds)
         except asyncio.CancelledError:
             _fail(pieces, NotReady("the server is shutting down"))
             raise
         except Exception as error:
             _fail(pieces, error)
             return
-        seconds = time.perf_counter() - started
-        row = 0
-        for piece in pieces:
-            rows = piece.stop - piece.start
-            piece.job.accept(piece.start, vectors[row : row + rows], started, seconds)
-            row += rows
         self._on_batch(len(batch.lengths), len(batch.ids), seconds)
 
 
@@ -111,6 +107,14 @@ def pack_batch(pieces: Sequence[Piece]) -> Batch:
     inputs = [ids for piece in pieces for ids in piece.job.inputs[piece.start : piece.stop]]
     lengths = np.fromiter(map(len, inputs), np.int32, len(inputs))
     return Batch(np.concatenate(inputs), lengths)
+
+
+def _hand_out(vectors: Vectors, pieces: Sequence[Piece], started: float, seconds: float) -> None:
+    row = 0
+    for piece in pieces:
+        rows = piece.stop - piece.start
+        piece.job.accept(piece.start, vectors[row : row + rows], started, seconds)
+        row += rows
 
 
 def _fail(pieces: list[Piece], error: Exception) -> None:

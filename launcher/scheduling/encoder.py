@@ -10,15 +10,12 @@ from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from launcher.engines.base import Vectors
+from launcher.engines.base import TokenIds, Vectors
 from launcher.errors import Unavailable
 from launcher.scheduling.admission import Admission
 from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.queue import Job
-
-TokenIds = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)

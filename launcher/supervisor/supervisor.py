@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from launcher.engines.base import Batch, Vectors
 from launcher.engines.sglang.argv import WorkerSpec, worker_argv, worker_env
-from launcher.engines.sglang.client import WorkerClient
+from launcher.engines.sglang.client import MAX_SOCKET_PATH_BYTES, WorkerClient
 from launcher.engines.sglang.engine import SglangEngine
 from launcher.errors import EngineError
 from launcher.supervisor.process import WorkerProcess, free_ports
@@ -21,6 +22,8 @@ log = logging.getLogger("launcher.supervisor")
 
 # SGLang looks for the signal every 5 s once it has served a request.
 STOP_TIMEOUT_S = 10.0
+
+LONGEST_SOCKET_NAME = len("/worker-999")
 
 SelfTest = Callable[[Callable[[Batch], Awaitable[Vectors]]], Awaitable[None]]
 
@@ -48,6 +51,7 @@ class Supervisor:
         """
         # Only this user may enter it, and so ask the workers.
         with TemporaryDirectory(prefix="sgl-embed-") as folder:
+            _refuse_long(folder)
             try:
                 await self._start_all(Path(folder))
                 on_ready()
@@ -128,3 +132,9 @@ async def unless_dead(process: WorkerProcess, work: Awaitable[None]) -> None:
         working.cancel()
         death.cancel()
         await asyncio.gather(working, death, return_exceptions=True)
+
+
+def _refuse_long(folder: str) -> None:
+    """Raises ``EngineError`` before any process starts where the path of a socket would be too long."""
+    if len(os.fsencode(folder)) + LONGEST_SOCKET_NAME > MAX_SOCKET_PATH_BYTES:
+        raise EngineError(f"too long a path for sockets: {folder}; set TMPDIR to a folder with a shorter one")

@@ -63,7 +63,7 @@ async def engine(checkpoint: Path) -> AsyncIterator[SglangEngine]:
 
 
 def spec_of(folder: Path) -> WorkerSpec:
-    return WorkerSpec(model_folder=folder, dtype="float32", device="cpu", pooling="cls", max_batch_tokens=MAX_BATCH_TOKENS)
+    return WorkerSpec(model_folder=folder, dtype="float32", device="cpu", pooling="cls")
 
 
 async def one_text(run: Callable[[Batch], Awaitable[Vectors]]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -56,7 +57,6 @@ def spec(tmp_path: Path) -> Callable[[str], WorkerSpec]:
             dtype="float32",
             device="cpu",
             pooling=fault,  # type: ignore[arg-type]
-            max_batch_tokens=64,
             python=str(python),
         )
 
@@ -187,3 +187,14 @@ async def test_a_worker_that_never_listens_is_given_up(spec: Callable[..., Worke
     started = Started([spec("never-listens")], start_timeout_s=1.0)
     with pytest.raises(EngineError, match=r"not ready within 1 s \(engine\.sglang\.start_timeout_s\)[\s\S]*pid"):
         await started.end()
+
+
+async def test_a_folder_whose_path_is_too_long_for_sockets_is_refused_before_any_process_starts(
+    spec: Callable[..., WorkerSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with pytest.raises(EngineError, match=r"too long a path for sockets: .*TMPDIR"):
+        await Started([spec()]).end()
+    assert pids(caplog) == []

@@ -94,6 +94,12 @@ def without_bert(part: str) -> tokenizers.Tokenizer:
         made.model = models.BPE()
     elif part == "pre-tokenizer":
         made.pre_tokenizer = pre_tokenizers.Whitespace()
+    elif part == "unknown token":
+        made.model = models.WordPiece(made.get_vocab(with_added_tokens=False), unk_token="<unk>")
+    elif part == "word limit":
+        made.model = models.WordPiece(made.get_vocab(with_added_tokens=False), unk_token="[UNK]", max_input_chars_per_word=0)
+    elif part == "empty sequence":
+        made.normalizer = normalizers.Sequence([])
     elif part == "normalizer":
         made.normalizer = normalizers.NFKC()
     else:
@@ -106,7 +112,10 @@ def without_bert(part: str) -> tokenizers.Tokenizer:
     [
         library(handle_chinese_chars=False),
         with_added("hello"),
-        *map(without_bert, ("model", "pre-tokenizer", "normalizer", "no normalizer")),
+        *map(
+            without_bert,
+            ("model", "pre-tokenizer", "normalizer", "no normalizer", "unknown token", "word limit", "empty sequence"),
+        ),
     ],
 )
 def test_a_tokenizer_of_another_kind_is_never_stood_in_for(tokenizer: tokenizers.Tokenizer) -> None:
@@ -117,6 +126,35 @@ def test_a_character_that_an_added_token_begins_with_is_left_to_the_library() ->
     tokenizer = with_added("好的")
     assert PlainText(tokenizer).ids_of("好的") is None
     assert PlainText(tokenizer).ids_of("不的") == expected(tokenizer, "不的")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("\n", "好\n好"),
+        (" x", "好 x好"),
+        ("   ", "好   x好"),
+        ("É,a", "好e,a好"),
+        ("İstanbul 5", "istanbul 5"),
+        ("\uf900好", "\uf900好"),
+        ("\u200b好的", "好的"),
+    ],
+)
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("special", [True, False])
+def test_an_added_token_is_found_where_the_library_finds_it(content: str, text: str, normalized: bool, special: bool) -> None:
+    tokenizer = library()
+    added = AddedToken(content, normalized=normalized, special=special)
+    tokenizer.add_special_tokens([added]) if special else tokenizer.add_tokens([added])
+    assert PlainText(tokenizer).ids_of(text) in (None, expected(tokenizer, text))
+
+
+def test_a_long_word_is_not_kept() -> None:
+    tokenizer = library()
+    lookup = PlainText(tokenizer)
+    word = "a" * 5000
+    assert lookup.ids_of(word) == expected(tokenizer, word)
+    assert lookup._words == {}
 
 
 def test_words_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from launcher.engines.sglang.argv import WorkerSpec, worker_argv
 from launcher.engines.sglang.argv import worker_env as worker_env_at
 
-CPU = WorkerSpec(model_folder=Path("/models/bge"), dtype="float32", device="cpu", pooling="cls", max_batch_tokens=4096)
+CPU = WorkerSpec(model_folder=Path("/models/bge"), dtype="float32", device="cpu", pooling="cls")
 BATCHES = "ipc:///run/worker-0"
 GPU = replace(CPU, dtype="float16", device="cuda", gpu="1")
 

@@ -93,6 +93,29 @@ async def test_a_wrong_answer_is_an_engine_error(workers: Workers) -> None:
         await workers.start(one_vector_too_few).encode(BATCH)
 
 
+async def test_a_message_that_is_no_answer_leaves_the_next_ones_alone(workers: Workers) -> None:
+    async def two_frames_first(number: bytes, batch: Batch) -> Frames:
+        return [number, b""] if len(batch.lengths) == 1 else await echo_lengths(number, batch)
+
+    client = workers.start(two_frames_first)
+    unanswered = asyncio.create_task(client.encode(Batch(np.array([1], np.int32), np.array([1], np.int32))))
+    assert (await client.encode(BATCH)).shape == (2, 4)
+    assert (await client.encode(BATCH)).shape == (2, 4)
+    assert not client.closed
+    unanswered.cancel()
+
+
+async def test_a_worker_whose_client_is_closed_counts_no_more(workers: Workers) -> None:
+    engine = SglangEngine(max_batch_tokens=64, workers=1)
+    client = workers.start()
+    engine.add(client)
+    assert engine.unready_reason() is None
+    await client.close()
+    assert engine.unready_reason() == "no SGLang worker is ready"
+    with pytest.raises(NotReady):
+        await engine.run(BATCH)
+
+
 async def test_an_answer_that_nobody_waits_for_any_more_does_no_harm(workers: Workers) -> None:
     arrived, release = asyncio.Event(), asyncio.Event()
 

@@ -98,7 +98,9 @@ def test_special_tokens_are_read_off_the_tokenizer(tmp_path, template, truncate,
     other.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
     other.save(str(tmp_path / "tokenizer.json"))
     other.enable_truncation(9, direction=direction)
-    assert ids_of(Tokenizer(tmp_path, 9, VOCAB_SIZE), CORPUS, truncate) == [e.ids for e in other.encode_batch(CORPUS)]
+    # Without special tokens, a text of white space holds none.
+    expected = {text: encoding.ids for text, encoding in zip(CORPUS, other.encode_batch(CORPUS), strict=True) if encoding.ids}
+    assert ids_of(Tokenizer(tmp_path, 9, VOCAB_SIZE), list(expected), truncate) == list(expected.values())
 
 
 def test_a_text_may_be_as_long_as_the_limit_and_no_longer(tokenizer):
@@ -183,3 +185,12 @@ def test_another_models_tokenizer_is_refused(folder):
 def test_a_limit_without_room_for_text_is_refused(folder):
     with pytest.raises(ModelError, match="no room"):
         Tokenizer(folder, 2, VOCAB_SIZE)
+
+
+def test_a_text_that_holds_no_tokens_is_refused(tmp_path):
+    folder = write_tokenizer(tmp_path / "bare", files="tokenizer.json")
+    bare = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    bare.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    bare.save(str(folder / "tokenizer.json"))
+    with pytest.raises(InvalidRequest, match=r"^input\[1\]: holds no tokens"):
+        Tokenizer(folder, 512, VOCAB_SIZE).encode(["好", " "], "end")

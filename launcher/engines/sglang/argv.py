@@ -41,7 +41,6 @@ class WorkerSpec:
     dtype: Literal["float32", "bfloat16", "float16"]
     device: Literal["cpu", "cuda"]
     pooling: Pooling
-    max_batch_tokens: int
     gpu: str | None = None
     mem_fraction: float = 0.5
     python: str | None = None

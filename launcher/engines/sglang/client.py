@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 # Far above any batch; it only ends the wait for a worker that hangs.
 BATCH_TIMEOUT_S = 300.0
+MAX_SOCKET_PATH_BYTES = zmq.IPC_PATH_MAX_LEN
 
 
 class WorkerClient:
@@ -31,6 +32,11 @@ class WorkerClient:
         self._numbers = count()
         self._waiting: dict[bytes, asyncio.Future[tuple[bytes, bytes]]] = {}
         self._reading = asyncio.create_task(self._read(), name=f"answers of {address}")
+
+    @property
+    def closed(self) -> bool:
+        """Whether no answer can come any more."""
+        return self._reading.done()
 
     async def encode(self, batch: Batch) -> Vectors:
         """float32 [n_inputs, dimensions], as ``Engine.run`` does.
@@ -62,7 +68,7 @@ class WorkerClient:
 
     async def _ask(self, batch: Batch) -> tuple[bytes, bytes]:
         """The answer's second and third frame."""
-        if self._reading.done():
+        if self.closed:
             raise NotReady("the worker is gone")
         number, *content = batch_frames(next(self._numbers), batch)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
@@ -76,10 +82,13 @@ class WorkerClient:
     async def _read(self) -> None:
         try:
             while True:
-                number, reason, vectors = await self._socket.recv_multipart()
-                waiting = self._waiting.get(number)
-                if waiting and not waiting.done():
-                    waiting.set_result((reason, vectors))
+                match await self._socket.recv_multipart():
+                    case [number, reason, vectors]:
+                        waiting = self._waiting.get(number)
+                        if waiting and not waiting.done():
+                            waiting.set_result((reason, vectors))
+                    case frames:
+                        log.error("the worker at %s sent %d frames, which are no answer", self.address, len(frames))
         finally:
             for waiting in self._waiting.values():
                 if not waiting.done():

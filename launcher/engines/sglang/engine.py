@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from launcher.engines.base import Batch, Vectors
@@ -37,9 +38,9 @@ class SglangEngine:
             await worker.client.close()
 
     async def run(self, batch: Batch) -> Vectors:
-        if not self._workers:
-            raise NotReady("no SGLang worker is ready")
-        worker = min(self._workers.values(), key=lambda candidate: candidate.in_flight)
+        if reason := self.unready_reason():
+            raise NotReady(reason)
+        worker = min(self._usable(), key=lambda candidate: candidate.in_flight)
         worker.in_flight += 1
         try:
             return await worker.client.encode(batch)
@@ -47,7 +48,10 @@ class SglangEngine:
             worker.in_flight -= 1
 
     def unready_reason(self) -> str | None:
-        return None if self._workers else "no SGLang worker is ready"
+        return None if any(self._usable()) else "no SGLang worker is ready"
+
+    def _usable(self) -> Iterator[_Worker]:
+        return (worker for worker in self._workers.values() if not worker.client.closed)
 
     async def stop(self) -> None:
         for address in list(self._workers):
