@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
 from launcher.errors import EngineError, WorkerDied
@@ -26,27 +26,46 @@ PORTS = range(20000, 30000)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-class WorkerProcess:
-    """Runs ``argv`` with ``env`` added to this process's environment; ``on_line`` gets each line it or its children print."""
+class ChildProcess:
+    """Runs ``argv`` with ``env`` added to this process's environment and ``pass_fds`` open.
 
-    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str], on_line: Callable[[str], None]) -> None:
+    ``on_line`` gets each line that it or its children print; None: they print where this process does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        on_line: Callable[[str], None] | None = None,
+        *,
+        pass_fds: Collection[int] = (),
+    ) -> None:
         self.name = name
         self._argv = argv
         self._env = env
-        self._output = _Output(on_line)
+        self._pass_fds = pass_fds
+        self._output = _Output(on_line) if on_line else _Inherited()
         self._process: asyncio.subprocess.Process | None = None
         self._end: asyncio.Task[int] | None = None
 
     @property
+    def started(self) -> bool:
+        return self._end is not None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "pid before start()"
+        return self._process.pid
+
+    @property
     def tail(self) -> str:
-        """The last lines printed so far."""
+        """The last lines printed so far; none where it prints where this process does."""
         return "\n".join(self._output.tail)
 
     async def start(self) -> None:
         """Raises ``EngineError`` where the command cannot be run at all."""
-        # Not asyncio's own pipe: there, the end of the process is told only after the end of every heir of the pipe.
-        reading, writing = os.pipe()
-        await asyncio.get_running_loop().connect_read_pipe(lambda: self._output, os.fdopen(reading, "rb", 0))
+        writing = await self._output.open()
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._argv,
@@ -54,6 +73,8 @@ class WorkerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
+                pass_fds=self._pass_fds,
+                # A Ctrl-C in the terminal is for the parent alone, which stops its children in order.
                 start_new_session=True,
                 preexec_fn=_die_with_parent(),
             )
@@ -61,13 +82,20 @@ class WorkerProcess:
             self._output.close()
             raise EngineError(f"{self.name}: cannot run {self._argv[0]}: {error.strerror}") from error
         finally:
-            os.close(writing)
+            if writing is not None:
+                os.close(writing)
         self._end = asyncio.create_task(self._wait(self._process), name=f"{self.name}: wait")
 
     async def exited(self) -> WorkerDied:
         """Wait for the end and tell of it; by then all it printed is in ``tail`` and none of its children lives."""
         assert self._end is not None, "exited() before start()"
         return WorkerDied(self.name, await asyncio.shield(self._end), self.tail)
+
+    def signal(self, number: int) -> None:
+        """Harmless after the end and before the start."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
     async def stop(self, timeout_s: float) -> None:
         """SIGTERM, time to finish, then SIGKILL to what is left. Harmless after the end and before the start.
@@ -78,8 +106,7 @@ class WorkerProcess:
             return
         try:
             if not self._end.done():
-                with suppress(ProcessLookupError):
-                    self._process.terminate()
+                self.signal(signal.SIGTERM)
                 await asyncio.wait({self._end}, timeout=timeout_s)
         finally:
             if not self._end.done():
@@ -110,6 +137,13 @@ class _Output(asyncio.Protocol):
         self._rest = b""
         self._transport: asyncio.BaseTransport | None = None
 
+    async def open(self) -> int:
+        """The end to write into, for the child; close it here once the child has it."""
+        # Not asyncio's own pipe: there, the end of the process is told only after the end of every heir of the pipe.
+        reading, writing = os.pipe()
+        await asyncio.get_running_loop().connect_read_pipe(lambda: self, os.fdopen(reading, "rb", 0))
+        return writing
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
@@ -137,6 +171,36 @@ class _Output(asyncio.Protocol):
         if text:
             self.tail.append(text)
             self._on_line(text)
+
+
+class _Inherited:
+    """Output that is not listened to."""
+
+    def __init__(self) -> None:
+        self.tail = ()
+        self.ended = asyncio.Event()
+        self.ended.set()
+
+    async def open(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+async def unless_dead(process: ChildProcess, work: Awaitable[None]) -> None:
+    """Wait for ``work``; raises ``WorkerDied`` as soon as the process ends."""
+    working = asyncio.ensure_future(work)
+    death = asyncio.create_task(process.exited())
+    try:
+        await asyncio.wait({working, death}, return_when=asyncio.FIRST_COMPLETED)
+        if death.done():
+            raise death.result()
+        working.result()
+    finally:
+        working.cancel()
+        death.cancel()
+        await asyncio.gather(working, death, return_exceptions=True)
 
 
 def free_ports(count: int) -> list[int]:

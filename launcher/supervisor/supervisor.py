@@ -12,11 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from launcher.engines.base import Batch, Vectors
+from launcher.engines.client import MAX_SOCKET_PATH_BYTES, WorkerClient
 from launcher.engines.sglang.argv import WorkerSpec, worker_argv, worker_env
-from launcher.engines.sglang.client import MAX_SOCKET_PATH_BYTES, WorkerClient
 from launcher.engines.sglang.engine import SglangEngine
 from launcher.errors import EngineError
-from launcher.supervisor.process import WorkerProcess, free_ports
+from launcher.supervisor.process import ChildProcess, free_ports, unless_dead
 
 log = logging.getLogger("launcher.supervisor")
 
@@ -41,7 +41,7 @@ class Supervisor:
         self._engine = engine
         self._self_test = self_test
         self._start_timeout_s = start_timeout_s
-        self._processes: list[WorkerProcess] = []
+        self._processes: list[ChildProcess] = []
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Start all workers, call ``on_ready``, and watch until cancelled; every process has ended on return.
@@ -90,7 +90,7 @@ class Supervisor:
         def relay(line: str) -> None:
             log.log(level, "%s: %s", name, line)
 
-        process = WorkerProcess(name, worker_argv(spec, port=port), worker_env(spec, batches=address), relay)
+        process = ChildProcess(name, worker_argv(spec, port=port), worker_env(spec, batches=address), relay)
         self._processes.append(process)
         log.info("%s: starting SGLang (takes 15-60 s)", name)
         await process.start()
@@ -112,26 +112,11 @@ class Supervisor:
         await work
         log.info("%s in %.1f s", done, time.perf_counter() - started)
 
-    def _too_slow(self, process: WorkerProcess) -> str:
+    def _too_slow(self, process: ChildProcess) -> str:
         return (
             f"{process.name} was not ready within {self._start_timeout_s:g} s (engine.sglang.start_timeout_s); "
             f"the last it printed:\n{process.tail}"
         )
-
-
-async def unless_dead(process: WorkerProcess, work: Awaitable[None]) -> None:
-    """Wait for ``work``; raises ``WorkerDied`` as soon as the process ends."""
-    working = asyncio.ensure_future(work)
-    death = asyncio.create_task(process.exited())
-    try:
-        await asyncio.wait({working, death}, return_when=asyncio.FIRST_COMPLETED)
-        if death.done():
-            raise death.result()
-        working.result()
-    finally:
-        working.cancel()
-        death.cancel()
-        await asyncio.gather(working, death, return_exceptions=True)
 
 
 def _refuse_long(folder: str) -> None:

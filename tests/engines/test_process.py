@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import EngineError
-from launcher.supervisor.process import TAIL_LINES, WorkerProcess, free_ports
+from launcher.supervisor.process import TAIL_LINES, ChildProcess, free_ports
 
 DEADLINE_S = 20.0
 # A child that starts a grandchild holding the same output, and names it.
@@ -39,8 +39,8 @@ class Lines:
         return found[0]
 
 
-async def start(script: str, lines: Lines | None = None, **env: str) -> WorkerProcess:
-    process = WorkerProcess("worker 0", [sys.executable, "-u", "-c", script], env, lines or Lines())
+async def start(script: str, lines: Lines | None = None, **env: str) -> ChildProcess:
+    process = ChildProcess("worker 0", [sys.executable, "-u", "-c", script], env, lines or Lines())
     await process.start()
     return process
 
@@ -105,7 +105,7 @@ async def test_environment_is_added_to_what_is_inherited() -> None:
 
 
 async def test_a_command_that_cannot_run_is_an_engine_error() -> None:
-    process = WorkerProcess("worker 0", ["/no/such/python"], {}, Lines())
+    process = ChildProcess("worker 0", ["/no/such/python"], {}, Lines())
     with pytest.raises(EngineError, match="cannot run /no/such/python"):
         await process.start()
     await process.stop(1.0)
@@ -162,9 +162,9 @@ async def test_a_cancelled_stop_still_kills() -> None:
 async def test_the_child_does_not_outlive_a_killed_parent() -> None:
     script = (
         "import asyncio, sys\n"
-        "from launcher.supervisor.process import WorkerProcess\n"
+        "from launcher.supervisor.process import ChildProcess\n"
         "async def main():\n"
-        "    process = WorkerProcess('inner', [sys.executable, '-u', '-c',\n"
+        "    process = ChildProcess('inner', [sys.executable, '-u', '-c',\n"
         "        'import os, time; print(\"inner\", os.getpid()); time.sleep(600)'], {}, print)\n"
         "    await process.start()\n"
         "    await process.exited()\n"

@@ -15,7 +15,7 @@ import torch
 import zmq
 
 from launcher.engines.base import Batch, Vectors
-from launcher.engines.sglang.messages import NOTHING, batch_frames, read_vectors
+from launcher.engines.messages import NOTHING, REFUSED, batch_frames, read_vectors
 from launcher.engines.sglang.plugin import batches
 from launcher.engines.sglang.plugin.batches import BatchSocket
 
@@ -80,8 +80,8 @@ def ask(worker: Worker, *questions: list[bytes]) -> list[list[bytes]]:
 
 def test_batches_are_answered_in_one_turn_until_sglang_has_a_message(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "TURN_S", DEADLINE_MS / 1e3)
-    (first, refusal, rows), (second, *_) = ask(worker, batch_frames(1, BATCH), batch_frames(2, BATCH))
-    assert (first[0], second[0], refusal) == (1, 2, b"")
+    (first, verdict, rows), (second, *_) = ask(worker, batch_frames(1, BATCH), batch_frames(2, BATCH))
+    assert (first[0], second[0], verdict) == (1, 2, b"")
     assert read_vectors(rows, 2).tolist() == [[2.0], [1.0]]
 
 
@@ -103,7 +103,8 @@ def test_a_bad_batch_is_refused_with_the_reason_and_the_next_is_answered(
     worker: Worker, content: list[bytes], reason: bytes
 ) -> None:
     refused, answered = ask(worker, [b"number!!", *content], batch_frames(2, BATCH))
-    assert reason in refused[1]
+    assert refused[1] == REFUSED
+    assert reason in refused[2]
     assert answered[1] == b""
 
 

@@ -27,7 +27,7 @@ Run = Callable[[Batch], Awaitable[Vectors]]
 WORKER = """#!{python}
 import os, sys, time
 import numpy as np, zmq
-from launcher.engines.sglang.messages import read_batch, vector_frames
+from launcher.engines.messages import read_batch, vector_frames
 fault = os.environ["SGLEMBED_POOLING"]
 print("pid", os.getpid(), flush=True)
 if fault == "dies-at-start":

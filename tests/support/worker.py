@@ -11,7 +11,7 @@ import zmq
 import zmq.asyncio
 
 from launcher.engines.base import Batch
-from launcher.engines.sglang.messages import read_batch, vector_frames
+from launcher.engines.messages import read_batch, vector_frames
 
 Frames = Sequence[bytes | memoryview]
 # From a batch's number and the batch to the frames of the answer.

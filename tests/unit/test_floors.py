@@ -34,7 +34,7 @@ FLOORS = (
 )
 PLUGIN = "engines/sglang/plugin"
 # What the plugin, which runs inside SGLang's processes, takes from this project.
-PLUGIN_MAY_USE = (f"{PACKAGE}.engines.base", f"{PACKAGE}.engines.sglang.messages")
+PLUGIN_MAY_USE = (f"{PACKAGE}.engines.base", f"{PACKAGE}.engines.messages")
 # OpenVINO takes 40 MB, which a gateway in front of SGLang has no use for.
 CHOOSES_ENGINE = {"compose.py", "plan.py"}
 # The hubs take long to import, and read their environment variables then: after the configuration has been applied. redis is

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from launcher.engines.base import Batch
-from launcher.engines.sglang.client import WorkerClient
+from launcher.engines.client import WorkerClient
+from launcher.engines.messages import refusal_frames, unready_frames, vector_frames
 from launcher.engines.sglang.engine import SglangEngine
-from launcher.engines.sglang.messages import refusal_frames, vector_frames
 from launcher.errors import EngineError, NotReady
 from tests.support.worker import Answer, Frames, StandInWorker, echo_lengths
 
@@ -83,6 +83,17 @@ async def test_a_refusal_carries_its_reason(workers: Workers) -> None:
 
     with pytest.raises(EngineError, match="refused the batch: the text is too long"):
         await workers.start(refuse).encode(BATCH)
+
+
+async def test_a_worker_that_is_not_ready_says_so(workers: Workers) -> None:
+    async def unready(number: bytes, _: Batch) -> Frames:
+        return unready_frames(number, "the model is being loaded")
+
+    client = workers.start(unready)
+    with pytest.raises(NotReady, match="the model is being loaded"):
+        await client.encode(BATCH)
+    with pytest.raises(NotReady, match="the model is being loaded"):
+        await client.ready()
 
 
 async def test_a_wrong_answer_is_an_engine_error(workers: Workers) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from launcher.engines.base import Batch, Vectors
-from launcher.engines.sglang.client import WorkerClient
+from launcher.engines.client import WorkerClient
 from launcher.errors import NotReady
 
 # One running and one prepared.

@@ -14,7 +14,7 @@ import torch
 import zmq
 
 from launcher.engines.base import Batch, Vectors
-from launcher.engines.sglang.messages import read_batch, refusal_frames, vector_frames
+from launcher.engines.messages import read_batch, refusal_frames, vector_frames
 
 # SGLang's own housekeeping gets its turn after this.
 TURN_S = 1.0

@@ -2,13 +2,16 @@ import numpy as np
 import pytest
 
 from launcher.engines.base import Batch
-from launcher.engines.sglang.messages import (
+from launcher.engines.messages import (
     NOTHING,
     NUMBER_BYTES,
+    REFUSED,
+    UNREADY,
     batch_frames,
     read_batch,
     read_vectors,
     refusal_frames,
+    unready_frames,
     vector_frames,
 )
 
@@ -54,13 +57,14 @@ def test_what_is_no_batch_is_refused(frames: list[bytes], reason: str) -> None:
 
 def test_vectors_come_back() -> None:
     vectors = np.array([[0.5, -1.0], [2.0, 3.0]], np.float32)
-    number, refusal, rows = vector_frames(NUMBER, vectors)
-    assert (number, refusal) == (NUMBER, b"")
+    number, verdict, rows = vector_frames(NUMBER, vectors)
+    assert (number, verdict) == (NUMBER, b"")
     assert read_vectors(bytes(rows), 2).tolist() == vectors.tolist()
 
 
-def test_a_refusal_carries_its_reason() -> None:
-    assert refusal_frames(NUMBER, "zu groß") == [NUMBER, "zu groß".encode(), b""]
+def test_a_refusal_carries_its_kind_and_reason() -> None:
+    assert refusal_frames(NUMBER, "zu groß") == [NUMBER, REFUSED, "zu groß".encode()]
+    assert unready_frames(NUMBER, "zu früh") == [NUMBER, UNREADY, "zu früh".encode()]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""What the gateway and a worker say to each other, as ZeroMQ frames (both sides; NumPy only).
+"""What a gateway and who computes for it say to each other, as ZeroMQ frames (both sides; NumPy only).
 
     batch:  number | lengths of the texts, int32 [n] | ids of all texts end to end, int32 [sum of the lengths]
-    answer: number | what is wrong, empty where nothing is | vectors, float32 [n x dimensions]
+    answer: number | empty | vectors, float32 [n x dimensions]
+        or: number | REFUSED or UNREADY | why
 
 All numbers are little-endian. An answer carries its batch's number, since a worker may be asked by several gateways and an
 asker may have gone. A batch without texts is a question whether the worker is there.
@@ -19,6 +20,10 @@ from launcher.engines.base import Batch, Vectors
 NOTHING = Batch(np.empty(0, np.int32), np.empty(0, np.int32))
 # Bytes of a batch's number.
 NUMBER_BYTES = 8
+# The batch is at fault, or whoever computes failed on it.
+REFUSED = b"refused"
+# No batch can be computed now.
+UNREADY = b"unready"
 
 
 def batch_frames(number: int, batch: Batch) -> list[bytes]:
@@ -44,7 +49,11 @@ def vector_frames(number: bytes, vectors: Vectors) -> list[bytes | memoryview]:
 
 
 def refusal_frames(number: bytes, reason: str) -> list[bytes]:
-    return [number, reason.encode(), b""]
+    return [number, REFUSED, reason.encode()]
+
+
+def unready_frames(number: bytes, reason: str) -> list[bytes]:
+    return [number, UNREADY, reason.encode()]
 
 
 def read_vectors(frame: bytes, texts: int) -> Vectors:

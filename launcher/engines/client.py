@@ -1,4 +1,4 @@
-"""The client of one SGLang worker."""
+"""The client of one process that answers batches: an SGLang worker, or the process that owns the engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import zmq
 import zmq.asyncio
 
 from launcher.engines.base import Batch, Vectors
-from launcher.engines.sglang.messages import NOTHING, batch_frames, read_vectors
+from launcher.engines.messages import NOTHING, REFUSED, UNREADY, batch_frames, read_vectors
 from launcher.errors import EngineError, NotReady
 
 log = logging.getLogger(__name__)
@@ -41,23 +41,21 @@ class WorkerClient:
     async def encode(self, batch: Batch) -> Vectors:
         """float32 [n_inputs, dimensions], as ``Engine.run`` does.
 
-        Raises ``NotReady`` once the client is closed, ``EngineError`` where the worker refused the batch, hung, or sent
-        something else than one finite vector per input.
+        Raises ``NotReady`` where the worker is not or once the client is closed, ``EngineError`` where the worker refused
+        the batch, hung, or sent something else than one finite vector per input.
         """
         try:
             async with asyncio.timeout(BATCH_TIMEOUT_S):
-                reason, vectors = await self._ask(batch)
+                vectors = await self._ask(batch)
         except TimeoutError as error:
             raise EngineError(f"the worker at {self.address} did not answer within {BATCH_TIMEOUT_S:g} s") from error
-        if reason:
-            raise EngineError(f"the worker at {self.address} refused the batch: {reason.decode()}")
         try:
             return read_vectors(vectors, len(batch.lengths))
         except ValueError as error:
             raise EngineError(f"the worker at {self.address} sent a wrong answer: {error}") from error
 
     async def ready(self) -> None:
-        """Wait until the worker has loaded its model and answers; raises ``NotReady`` once the client is closed."""
+        """Wait until the worker answers. Raises ``NotReady`` where it says that it is not, or once the client is closed."""
         await self._ask(NOTHING)
 
     async def close(self) -> None:
@@ -66,27 +64,32 @@ class WorkerClient:
         await asyncio.gather(self._reading, return_exceptions=True)
         self._context.destroy()
 
-    async def _ask(self, batch: Batch) -> tuple[bytes, bytes]:
-        """The answer's second and third frame."""
+    async def _ask(self, batch: Batch) -> bytes:
+        """The vectors of the answer. Raises what it holds instead."""
         if self.closed:
             raise NotReady("the worker is gone")
-        number, *content = batch_frames(next(self._numbers), batch)
-        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        number, *frames = batch_frames(next(self._numbers), batch)
+        answer: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
         try:
-            await self._socket.send_multipart([number, *content])
-            reason, vectors = await answer
+            await self._socket.send_multipart([number, *frames])
+            verdict, content = await answer
         finally:
             del self._waiting[number]
-        return reason, vectors
+        if verdict == UNREADY:
+            raise NotReady(content.decode())
+        if verdict == REFUSED:
+            raise EngineError(f"the worker at {self.address} refused the batch: {content.decode()}")
+        return content
 
     async def _read(self) -> None:
         try:
             while True:
                 match await self._socket.recv_multipart():
-                    case [number, reason, vectors]:
+                    case [number, verdict, content]:
                         waiting = self._waiting.get(number)
                         if waiting and not waiting.done():
-                            waiting.set_result((reason, vectors))
+                            waiting.set_result((verdict, content))
                     case frames:
                         log.error("the worker at %s sent %d frames, which are no answer", self.address, len(frames))
         finally:
