@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from launcher.config.load import load_config
-from launcher.config.schema import Config, Log
+from launcher.config.schema import Config
 from launcher.errors import ConfigError, EngineError, ModelError, SglEmbedError, WorkerDied
+from launcher.telemetry.logs import start_logging
 
 EXIT_STATUS = ((ConfigError, 2), (ModelError, 3), (EngineError, 4))
 INTERRUPTED = 130
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         config = load_config(arguments.config, [*_shortcuts(arguments), *arguments.set])
-        _start_logging(config.log)
+        start_logging(config.log.level, config.log.file)
         command: int = arguments.command(config)
         return command
     except SglEmbedError as error:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(config: Config) -> int:
-    from launcher.serve import serve
+    from launcher.serve.command import serve
 
     return serve(config)
 
@@ -73,6 +73,9 @@ def _add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for all (server.host, default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on; 0 for any free one (server.port, default 30000)")
     parser.add_argument("--num-gpus", type=int, metavar="N", help="SGLang workers, one GPU each; 0: all GPUs (engine.workers)")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="gateway processes on one port (server.processes, default 1)"
+    )
     parser.add_argument("--log-file", metavar="FILE", help="also write the log here (log.file)")
     parser.add_argument(
         "--set",
@@ -91,6 +94,7 @@ def _shortcuts(arguments: argparse.Namespace) -> list[str]:
         "host": "server.host",
         "port": "server.port",
         "num_gpus": "engine.workers",
+        "processes": "server.processes",
         "log_file": "log.file",
     }
     given = {key: getattr(arguments, option) for option, key in keys.items()}
@@ -103,17 +107,3 @@ def _shortcuts(arguments: argparse.Namespace) -> list[str]:
 def _as_yaml(value: str | int) -> str:
     """Quote text, so that a folder called ``1e3`` or ``no`` stays one."""
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
-
-
-def _start_logging(log: Log) -> None:
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if log.file:
-        try:
-            handlers.append(logging.FileHandler(log.file, encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"log.file: {log.file} cannot be written: {error.strerror}") from None
-    # The level is for our own lines; what the libraries have to say below a warning is of no interest to an operator.
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", handlers=handlers, force=True
-    )
-    logging.getLogger("launcher").setLevel(log.level.upper())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Protocol
 
 from starlette.types import ASGIApp
@@ -56,18 +57,39 @@ class Parts:
     model: ServedModel
 
 
-def build(plan: Plan, keys: Mapping[str, str], redis_url: str | None) -> Parts:
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """``keys`` maps names to API keys; ``redis_url`` may hold a password. None is ever in a log."""
+
+    keys: Mapping[str, str] = field(repr=False)
+    redis_url: str | None = field(repr=False)
+
+
+def build(plan: Plan, secrets: Secrets) -> Parts:
+    """A server in one process."""
+    tokenizer = build_tokenizer(plan)
+    engine, keeper = build_engine(plan, tokenizer)
+    return build_gateway(plan, served_model(plan), secrets, tokenizer, engine, keeper)
+
+
+def build_gateway(
+    plan: Plan,
+    model: ServedModel,
+    secrets: Secrets,
+    tokenizer: Tokenizer,
+    engine: Engine,
+    keeper: Keeper,
+    metrics_folder: Path | None = None,
+) -> Parts:
+    """One of ``server.processes`` gateways. ``metrics_folder``: where they count together, None for a single one."""
     server = plan.config.server
-    model = served_model(plan)
-    tokenizer = Tokenizer(plan.checkpoint.folder, plan.checkpoint.max_tokens, plan.checkpoint.shape.vocab_size)
-    engine, keeper = build_engine(plan, partial(self_test, tokenizer=tokenizer))
     readiness = Readiness()
-    admission = Admission(plan.config.queue.max_tokens)
     metrics = Metrics(
         {"name": model.name, "fingerprint": model.fingerprint, "engine": model.engine, "dtype": model.dtype},
-        tokens_in_flight=lambda: admission.tokens_in_flight,
         ready=lambda: readiness.reason() is None,
+        folder=metrics_folder,
     )
+    admission = Admission(plan.queue_tokens, on_change=metrics.tokens_in_flight)
 
     def on_batch(inputs: int, tokens: int, seconds: float) -> None:
         # With a full queue all slots are busy, so a batch has only its share of the time.
@@ -78,7 +100,7 @@ def build(plan: Plan, keys: Mapping[str, str], redis_url: str | None) -> Parts:
     encoder: Encoder = SeparateEncoder(admission, batcher)
     if plan.config.cache.deduplicate:
         encoder = DeduplicatingEncoder(admission, batcher, max_batch_tokens=engine.max_batch_tokens)
-    memory, redis = memory_cache(plan), redis_cache(plan, model, redis_url)
+    memory, redis = memory_cache(plan), redis_cache(plan, model, secrets.redis_url)
     levels: list[Level] = [level for level in (memory, redis) if level]
     service = EmbeddingService(
         model=model,
@@ -106,14 +128,19 @@ def build(plan: Plan, keys: Mapping[str, str], redis_url: str | None) -> Parts:
             *DocsRoutes(openapi_document(model, version("sgl-embed"))).routes(),
         ],
         fingerprint=model.fingerprint,
-        keys=keys,
+        keys=secrets.keys,
         allowed_origins=server.cors.allow_origins,
     )
     unready_reasons = tuple(part.unready_reason for part in (engine, batcher, redis) if part)
     return Parts(app, readiness, unready_reasons, batcher, redis or nullcontext(), keeper, model)
 
 
-def build_engine(plan: Plan, self_test: Callable[..., Awaitable[None]]) -> tuple[Engine, Keeper]:
+def build_tokenizer(plan: Plan) -> Tokenizer:
+    return Tokenizer(plan.checkpoint.folder, plan.checkpoint.max_tokens, plan.checkpoint.shape.vocab_size)
+
+
+def build_engine(plan: Plan, tokenizer: Tokenizer) -> tuple[Engine, Keeper]:
+    test = partial(self_test, tokenizer=tokenizer)
     if plan.engine == "openvino":
         # Here and not above: OpenVINO takes 40 MB, which a gateway in front of SGLang has no use for.
         from launcher.engines.openvino.engine import OpenVinoEngine
@@ -126,9 +153,9 @@ def build_engine(plan: Plan, self_test: Callable[..., Awaitable[None]]) -> tuple
             threads=plan.config.engine.openvino.threads,
             max_batch_tokens=plan.max_batch_tokens,
         )
-        return in_process, InProcess(in_process, self_test)
+        return in_process, InProcess(in_process, test)
     workers = SglangEngine(max_batch_tokens=plan.max_batch_tokens, workers=len(plan.workers))
-    supervisor = Supervisor(plan.workers, workers, self_test, start_timeout_s=plan.config.engine.sglang.start_timeout_s)
+    supervisor = Supervisor(plan.workers, workers, test, start_timeout_s=plan.config.engine.sglang.start_timeout_s)
     return workers, supervisor
 
 

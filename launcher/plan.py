@@ -42,6 +42,11 @@ class Plan:
     max_batch_tokens: int
     workers: tuple[WorkerSpec, ...]
 
+    @property
+    def queue_tokens(self) -> int:
+        """Tokens that may wait or run in each of ``server.processes``."""
+        return max(self.config.queue.max_tokens // self.config.server.processes, 1)
+
 
 def make_plan(config: Config) -> Plan:
     """Fetch the model if need be, read its facts, choose engine, device and precision.
@@ -184,6 +189,7 @@ def describe(plan: Plan) -> dict[str, object]:
             "drain_timeout_s": server.drain_timeout_s,
             "cache_mb": plan.config.cache.memory_mb,
         },
+        "gateway": {"processes": server.processes, "queue_tokens_each": plan.queue_tokens},
         "address": f"http://{server.host}:{server.port}",
     }
 

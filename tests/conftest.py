@@ -66,6 +66,14 @@ def openvino_server(tiny_checkpoint: Path) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="session")
+def two_process_server(tiny_checkpoint: Path) -> Iterator[RunningServer]:
+    """Two gateway processes before OpenVINO."""
+    arguments = ("--model", str(tiny_checkpoint), "--engine", "openvino", "--set", "engine.dtype=float32")
+    with running_server(*arguments, "--processes", "2") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def sglang_server(tiny_checkpoint: Path) -> Iterator[RunningServer]:
     arguments = ("--model", str(tiny_checkpoint), "--engine", "sglang", "--set", "engine.dtype=float32")
     with running_server(*arguments, timeout_s=480) as server:
@@ -79,7 +87,7 @@ def minilm_server(minilm_folder: Path) -> Iterator[RunningServer]:
         yield server
 
 
-@pytest.fixture(scope="session", params=["openvino", pytest.param("sglang", marks=pytest.mark.sglang)])
+@pytest.fixture(scope="session", params=["openvino", "two_process", pytest.param("sglang", marks=pytest.mark.sglang)])
 def server(request: pytest.FixtureRequest) -> RunningServer:
     """The tiny model on each engine in turn: what a test of the contract asks for."""
     running: RunningServer = request.getfixturevalue(f"{request.param}_server")

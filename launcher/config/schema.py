@@ -112,6 +112,10 @@ class Cors(Section, frozen=True):
 class Server(Section, frozen=True):
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 30000
+    # Gateway processes on the port: HTTP, tokenizing and batching. 1: in the process that owns the engine. More pay where one
+    # Python process limits the engine (a GPU and short texts, with a core for each); docs/performance.md has figures. Each has
+    # its own cache and its share of queue.max_tokens.
+    processes: PositiveInt = 1
     # One "name: key" per line; None: no key is asked for, unless SGL_EMBED_API_KEYS holds "name:key,name:key".
     api_keys_file: str | None = None
     cors: Cors = Cors()
@@ -128,7 +132,7 @@ class Server(Section, frozen=True):
 
 
 class Queue(Section, frozen=True):
-    # Tokens waiting or running before new requests get 429.
+    # Tokens waiting or running before new requests get 429; divided evenly among server.processes.
     max_tokens: PositiveInt = 500_000
 
 
@@ -146,7 +150,7 @@ class Redis(Section, frozen=True):
 class Cache(Section, frozen=True):
     # Inputs that are equal and under way at the same time are encoded once.
     deduplicate: bool = True
-    # Vectors of past inputs kept in memory; 0: off.
+    # Vectors of past inputs kept in the memory of each of server.processes; 0: off.
     memory_mb: Count = 0
     redis: Redis = Redis()
 

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import get_args
+from pathlib import Path
+from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from launcher.telemetry.hooks import CacheLevel, Stage, Task
 
+# Read by prometheus_client when it is imported.
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 POWERS_OF_FOUR = tuple(4.0**n for n in range(9))
+# How a gauge's values in several processes become one.
+Mode = Literal["livesum", "livemax", "livemostrecent"]
 
 
 class Metrics:
-    """Implements ``Hooks``. All series without a free label exist at 0 from the first scrape on."""
+    """Implements ``Hooks``. All series without a free label exist at 0 from the first scrape on.
 
-    def __init__(self, model_info: Mapping[str, str], tokens_in_flight: Callable[[], float], ready: Callable[[], bool]) -> None:
+    Where several gateway processes count together, ``folder`` is where: each must have been started with ``FOLDER_VARIABLE``
+    naming it, and each then shows what all of them counted.
+    """
+
+    def __init__(self, model_info: Mapping[str, str], ready: Callable[[], bool], folder: Path | None = None) -> None:
         self._registry = registry = CollectorRegistry()
+        self._ready = ready
+        self._folder = folder
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"embedding_{name}", text, labels, registry=registry)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"embedding_{name}", text, labels, buckets=buckets, registry=registry)
+
+        def gauge(name: str, text: str, mode: Mode, *labels: str) -> Gauge:
+            return Gauge(f"embedding_{name}", text, labels, multiprocess_mode=mode, registry=registry)
 
         offered = counter("requests_offered", "Requests that arrived, refused ones included.", "task")
         requests = counter("requests", "Requests answered.", "task", "status")
@@ -39,9 +54,11 @@ class Metrics:
         self._batch_inputs = histogram("batch_inputs", "Inputs in one engine batch.", POWERS_OF_FOUR)
         self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch.", POWERS_OF_FOUR)
         self._batch_duration = histogram("batch_duration_seconds", "Time of one engine batch.", SECONDS)
-        Info("embedding_model", "The vector space served.", registry=registry).info(dict(model_info))
-        Gauge("embedding_tokens_in_flight", "Tokens waiting or running.", registry=registry).set_function(tokens_in_flight)
-        Gauge("embedding_ready", "1 while new requests are taken.", registry=registry).set_function(lambda: float(ready()))
+        self._in_flight = gauge("tokens_in_flight", "Tokens waiting or running.", "livesum")
+        # As the process that is asked sees it: it sets the value just before it shows it.
+        self._is_ready = gauge("ready", "1 while new requests are taken.", "livemostrecent")
+        # An ``Info`` cannot be shared among processes.
+        gauge("model_info", "The vector space served.", "livemax", *model_info).labels(**model_info).set(1)
         # Looking a series up by its labels costs more than counting in it.
         self._stages = {stage: stages.labels(stage) for stage in get_args(Stage)}
         self._cached = {level: cached.labels(level) for level in get_args(CacheLevel)}
@@ -73,8 +90,24 @@ class Metrics:
         self._batch_tokens.observe(tokens)
         self._batch_duration.observe(seconds)
 
+    def tokens_in_flight(self, tokens: int) -> None:
+        self._in_flight.set(tokens)
+
     def render(self) -> bytes:
-        return generate_latest(self._registry)
+        self._is_ready.set(float(self._ready()))
+        return generate_latest(everyones(self._folder) if self._folder else self._registry)
+
+
+def everyones(folder: Path) -> CollectorRegistry:
+    """What all processes that count in ``folder`` have counted."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    return registry
+
+
+def forget_process(pid: int, folder: Path) -> None:
+    """After a process's end: what it measured is true no more; what it counted stays."""
+    mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
 
 
 class _Task:

@@ -90,6 +90,7 @@ def bge_large_shape(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 ANYWHERE = (
     Case("openvino", shared("openvino_server"), "tiny_checkpoint", 0.9999),
+    Case("two-processes", shared("two_process_server"), "tiny_checkpoint", 0.9999),
     Case("openvino-minilm", shared("minilm_server"), "minilm_folder", 0.999, texts=256),
 )
 SGLANG = (

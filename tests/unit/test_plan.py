@@ -105,6 +105,13 @@ def test_description_names_the_limits(tiny_checkpoint):
     assert described["model"]["dimensions"] == 128
     assert described["engine"]["workers"] == []
     assert described["limits"]["queue_tokens"] == 500_000
+    assert described["gateway"] == {"processes": 1, "queue_tokens_each": 500_000}
+
+
+def test_processes_share_the_queue_evenly(tiny_checkpoint):
+    plan = plan_for(tiny_checkpoint, "server.processes=4", "queue.max_tokens=1000")
+    assert describe(plan)["gateway"] == {"processes": 4, "queue_tokens_each": 250}
+    assert plan_for(tiny_checkpoint, "server.processes=4", "queue.max_tokens=3").queue_tokens == 1
 
 
 def test_int8_weights_are_shown(tiny_checkpoint):

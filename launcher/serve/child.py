@@ -1,0 +1,57 @@
+"""One gateway process of several: HTTP, tokens, cache and batches here, the engine in the parent.
+
+``python -m launcher.serve.child CHANNEL_FD``, started by ``launcher.supervisor.gateways`` and nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import socket
+import sys
+
+import uvloop
+
+from launcher.compose import build_gateway, build_tokenizer
+from launcher.engines.remote import RemoteEngine
+from launcher.serve.server import HttpServer, run_server
+from launcher.serve.setup import Setup
+from launcher.serve.signals import Signals
+from launcher.supervisor.elsewhere import Elsewhere
+from launcher.supervisor.gateways import MAX_SETUP_BYTES, READY
+from launcher.telemetry.logs import start_logging
+
+
+def main(channel_fd: int) -> int:
+    with socket.socket(fileno=channel_fd) as channel:
+        name: str
+        setup: Setup
+        name, setup = pickle.loads(channel.recv(MAX_SETUP_BYTES))
+        log = setup.plan.config.log
+        start_logging(log.level, log.file, name)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run_gateway(setup, channel))
+
+
+async def run_gateway(setup: Setup, channel: socket.socket) -> int:
+    signals = Signals()
+    plan, server = setup.plan, setup.plan.config.server
+    engine = RemoteEngine(setup.engine, slots=setup.slots, max_batch_tokens=plan.max_batch_tokens)
+    keeper, tokenizer = Elsewhere(engine), build_tokenizer(plan)
+    parts = build_gateway(plan, setup.model, setup.secrets, tokenizer, engine, keeper, setup.metrics_folder)
+    http = HttpServer(parts.app, server.keep_alive_s)
+    asyncio.get_running_loop().add_reader(channel, take_connection, channel, http)
+    return await run_server(parts, http, [], server.drain_timeout_s, signals, lambda: channel.sendall(READY))
+
+
+def take_connection(channel: socket.socket, http: HttpServer) -> None:
+    message, descriptors, _, _ = socket.recv_fds(channel, 1, maxfds=1)
+    if not message:
+        # The parent is gone, and the kernel ends this process too.
+        asyncio.get_running_loop().remove_reader(channel)
+    for descriptor in descriptors:
+        http.take(socket.socket(fileno=descriptor))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -1,0 +1,87 @@
+"""Several gateway processes on one port: this one binds it, owns the engine and answers their batches."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+from launcher.compose import Secrets, build_engine, build_tokenizer, served_model
+from launcher.engines.shared import SharedEngine
+from launcher.plan import Plan
+from launcher.serve.listen import announce
+from launcher.serve.setup import Setup
+from launcher.serve.signals import Signals
+from launcher.supervisor.gateways import GatewayProcess, Gateways
+
+CHILD = "launcher.serve.child"
+# Of one gateway: one batch running and one prepared.
+MIN_SLOTS = 2
+
+
+async def run_parent(plan: Plan, secrets: Secrets, listener: socket.socket) -> int:
+    """Serve until the first signal, or until the engine or a gateway process ends. Returns and raises as ``serve`` does."""
+    signals = Signals()
+    model = served_model(plan)
+    # Only this user may enter it, and so ask the engine.
+    with TemporaryDirectory(prefix="sgl-embed-") as folder:
+        address = f"ipc://{folder}/engine"
+        engine, keeper = build_engine(plan, build_tokenizer(plan))
+        shared = SharedEngine(engine, address)
+        setup = Setup(plan, model, secrets, address, gateway_slots(engine.slots, plan.config.server.processes), Path(folder))
+        gateways = Gateways(gateway_processes(setup))
+        loaded = asyncio.Event()
+        keeping = asyncio.create_task(keeper.run(loaded.set), name="engine")
+        answering = asyncio.create_task(answer(shared, loaded), name="batches")
+        accepting = asyncio.create_task(gateways.hand_out(listener), name="connections")
+        serving = asyncio.create_task(hold(gateways, loaded, lambda: announce(model, listener)), name="gateways")
+        stop = asyncio.create_task(signals.first.wait(), name="signal")
+        try:
+            ended, _ = await asyncio.wait({keeping, answering, accepting, serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await cancel(serving)
+            timeout_s = plan.config.server.drain_timeout_s if stop in ended else 0
+            answered = await gateways.drain(timeout_s, signals.second)
+            await cancel(accepting)
+            # The engine's end may take a while; who connects meanwhile should not wait for it.
+            listener.close()
+        finally:
+            await cancel(accepting, serving, stop)
+            await gateways.kill()
+            await cancel(answering, keeping)
+            shared.close()
+    for task in ended:
+        # Raises what it ended of.
+        task.result()
+    return 0 if answered else 1
+
+
+def gateway_slots(engine_slots: int, processes: int) -> int:
+    """Together enough to keep the engine busy. More would only take inputs out of queues where larger batches form."""
+    return max(math.ceil(engine_slots / processes), MIN_SLOTS)
+
+
+def gateway_processes(setup: Setup) -> list[GatewayProcess]:
+    names = [f"gateway {number}" for number in range(setup.plan.config.server.processes)]
+    return [GatewayProcess(name, CHILD, (name, setup), setup.metrics_folder) for name in names]
+
+
+async def answer(shared: SharedEngine, loaded: asyncio.Event) -> None:
+    await loaded.wait()
+    await shared.run()
+
+
+async def hold(gateways: Gateways, loaded: asyncio.Event, on_ready: Callable[[], None]) -> NoReturn:
+    await gateways.start(loaded)
+    on_ready()
+    raise await gateways.death()
+
+
+async def cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Return once all have ended, however."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,133 @@
+"""One gateway over HTTP in this process: serve, wait for a signal, and take everything down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from launcher.compose import Parts
+from launcher.serve.listen import BACKLOG
+from launcher.serve.signals import Signals
+
+log = logging.getLogger("launcher.serve")
+
+# What even a hurried stop leaves for the last replies, which tell callers that the server is going.
+CLOSING_S = 1.0
+
+
+async def run_server(
+    parts: Parts,
+    http: HttpServer,
+    listeners: list[socket.socket],
+    drain_timeout_s: float,
+    signals: Signals,
+    on_ready: Callable[[], None],
+) -> int:
+    """Serve until the first signal, or until the engine or HTTP ends; ``on_ready`` is called once requests are taken."""
+
+    def open_gates() -> None:
+        parts.readiness.serve(*parts.unready_reasons)
+        on_ready()
+
+    parts.batcher.start()
+    engine = asyncio.create_task(parts.keeper.run(open_gates), name="engine")
+    serving = asyncio.create_task(http.serve(listeners), name="http")
+    stop = asyncio.create_task(signals.first.wait(), name="signal")
+    try:
+        async with parts.redis:
+            await asyncio.wait({engine, serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return await shut_down(parts, http, serving, signals, drain_timeout_s if stop.done() else 0)
+    finally:
+        stop.cancel()
+        await end(engine)
+
+
+async def shut_down(parts: Parts, http: HttpServer, serving: asyncio.Task[None], signals: Signals, timeout_s: float) -> int:
+    """Wait for accepted requests and for their replies to leave; a second signal or the timeout ends the wait.
+
+    Returns the exit status: 0 where every accepted request was answered.
+    """
+    deadline = time.monotonic() + timeout_s
+    parts.readiness.drain()
+    if timeout_s:
+        log.info("stopping: finishing accepted requests (at most %g s; a second signal stops at once)", timeout_s)
+    again = asyncio.create_task(signals.second.wait())
+    idle = asyncio.create_task(parts.readiness.idle())
+    await asyncio.wait({idle, again}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    answered = idle.done()
+    idle.cancel()
+    await parts.batcher.stop()
+    http.stop(within_s=max(deadline - time.monotonic(), CLOSING_S))
+    await asyncio.wait({serving, again}, return_when=asyncio.FIRST_COMPLETED)
+    again.cancel()
+    sent = http.stop(within_s=0)
+    await serving
+    if answered and sent:
+        return 0
+    log.warning("stopped with requests unanswered")
+    return 1
+
+
+async def end(engine: asyncio.Task[None]) -> None:
+    """Stop the engine and pass on the error it died of, if it did."""
+    died = engine.done()
+    engine.cancel()
+    try:
+        await engine
+    except asyncio.CancelledError:
+        if died:
+            raise
+
+
+class HttpServer(uvicorn.Server):
+    """Uvicorn without its signal handlers: when to stop is decided by ``run_server``."""
+
+    def __init__(self, app: ASGIApp, keep_alive_s: int) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=keep_alive_s,
+            )
+        )
+        self.config.load()
+        self._opening: set[asyncio.Task[Any]] = set()
+
+    def take(self, connection: socket.socket) -> None:
+        """Serve a connection that was accepted elsewhere; it is the server's from now on."""
+        if self.should_exit:
+            connection.close()
+            return
+        opening = asyncio.create_task(asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+
+    def stop(self, within_s: float) -> bool:
+        """Close each connection once its reply has left, the last ``within_s`` from now. Returns whether all are closed."""
+        closed = not self.server_state.connections
+        self.config.timeout_graceful_shutdown = max(math.ceil(within_s), 0)
+        self.should_exit = True
+        self.force_exit = within_s <= 0
+        return closed
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def _protocol(self) -> asyncio.Protocol:
+        make = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state={})  # type: ignore[call-arg]

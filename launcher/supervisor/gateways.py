@@ -1,0 +1,188 @@
+"""The gateway processes of a server: started together, watched, drained together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+from launcher.errors import EngineError, WorkerDied
+from launcher.supervisor.process import ChildProcess, unless_dead
+from launcher.telemetry.metrics import FOLDER_VARIABLE, forget_process
+
+log = logging.getLogger("launcher.supervisor")
+
+# What goes over a process's socket besides its setup.
+READY = b"ready"
+CONNECTION = b"c"
+# More than the kernel's buffer for a socket takes.
+MAX_SETUP_BYTES = 1 << 20
+# Until what could not be accepted or given is tried again.
+RETRY_S = 0.1
+# From a ready engine to a gateway that takes requests.
+START_TIMEOUT_S = 120.0
+# What a gateway may take longer than it was given before it is hurried, and then before it is killed.
+GRACE_S = 5.0
+
+
+class GatewayProcess:
+    """``module`` in a process of its own, at the other end of a socket whose file descriptor is its only argument.
+
+    There it is told ``setup``, says once that it takes requests, and is given connections. SIGTERM drains it; SIGINT after
+    that ends it at once.
+    """
+
+    def __init__(self, name: str, module: str, setup: object, metrics_folder: Path) -> None:
+        self.name = name
+        self.was_ready = False
+        self._setup = setup
+        self._metrics_folder = metrics_folder
+        # A message stays a message.
+        self._channel, self._its_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.setblocking(False)
+        fd = self._its_channel.fileno()
+        # Modules are found where this process found them, and nowhere else.
+        env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), FOLDER_VARIABLE: str(metrics_folder)}
+        self._process = ChildProcess(name, [sys.executable, "-P", "-m", module, str(fd)], env, pass_fds=[fd])
+
+    @property
+    def started(self) -> bool:
+        return self._process.started
+
+    async def start(self) -> None:
+        # Others could read the API keys in a command line or in an environment.
+        self._channel.send(pickle.dumps(self._setup))
+        await self._process.start()
+        self._its_channel.close()
+
+    async def ready(self) -> None:
+        """Wait until it takes requests. Raises ``WorkerDied`` where it ends before that."""
+        await unless_dead(self._process, self._told())
+        self.was_ready = True
+
+    async def exited(self) -> WorkerDied:
+        """Wait for its end; what it counted stays, what it measured is gone."""
+        died = await self._process.exited()
+        forget_process(self._process.pid, self._metrics_folder)
+        return died
+
+    def give(self, connection: socket.socket) -> bool:
+        """Have it serve ``connection`` too. Returns whether it could be given: it may have ended, or be far behind."""
+        try:
+            socket.send_fds(self._channel, [CONNECTION], [connection.fileno()])
+        except OSError:
+            return False
+        return True
+
+    def signal(self, number: int) -> None:
+        self._process.signal(number)
+
+    async def kill(self) -> None:
+        await self._process.stop(timeout_s=0)
+        self._channel.close()
+        self._its_channel.close()
+
+    async def _told(self) -> None:
+        if not await asyncio.get_running_loop().sock_recv(self._channel, len(READY)):
+            raise await self._process.exited()
+
+
+class Gateways:
+    """The processes of one server, which end together."""
+
+    def __init__(self, processes: Sequence[GatewayProcess]) -> None:
+        self._processes = processes
+        self._turn = cycle(processes)
+
+    async def start(self, engine_ready: asyncio.Event) -> None:
+        """Start all; return once each takes requests, which none does before the engine is ready.
+
+        Raises ``WorkerDied`` where one ends, ``EngineError`` where one is too slow.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for process in self._processes:
+                    group.create_task(self._start(process, engine_ready))
+        except ExceptionGroup as failures:
+            # The first to fail is the cause; the others were cancelled for it.
+            raise failures.exceptions[0] from None
+
+    async def hand_out(self, listener: socket.socket) -> NoReturn:
+        """Accept connections and give them to the processes in turn.
+
+        Were they to accept from one socket themselves, whichever wakes first would take all that are waiting.
+        """
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        # What it accepts inherits this.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                log.warning("cannot accept a connection: %s", error.strerror)
+                await asyncio.sleep(RETRY_S)
+                continue
+            with connection:
+                await self._give(connection)
+
+    async def death(self) -> WorkerDied:
+        """Wait for the first that ends."""
+        deaths = [asyncio.create_task(process.exited()) for process in self._processes]
+        try:
+            first, _ = await asyncio.wait(deaths, return_when=asyncio.FIRST_COMPLETED)
+            return first.pop().result()
+        finally:
+            for death in deaths:
+                death.cancel()
+
+    async def drain(self, timeout_s: float, hurry: asyncio.Event) -> bool:
+        """Have each finish its accepted requests and end; ``hurry`` or the timeout ends the wait.
+
+        Returns whether every accepted request was answered. None lives on return.
+        """
+        started = [process for process in self._processes if process.started]
+        ends = asyncio.gather(*(process.exited() for process in started))
+        self._signal(signal.SIGTERM)
+        hurried: asyncio.Future[Any] = asyncio.create_task(hurry.wait())
+        patience_s = timeout_s + GRACE_S if timeout_s else 0
+        await asyncio.wait({ends, hurried}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        self._signal(signal.SIGINT)
+        await asyncio.wait({ends}, timeout=GRACE_S)
+        await self.kill()
+        codes = [end.exit_code for end in await ends]
+        return not any(code and process.was_ready for process, code in zip(started, codes, strict=True))
+
+    async def kill(self) -> None:
+        await asyncio.gather(*(process.kill() for process in self._processes))
+
+    async def _give(self, connection: socket.socket) -> None:
+        count = len(self._processes)
+        while not any(process.give(connection) for process in islice(self._turn, count)):  # noqa: ASYNC110 - nobody tells of room
+            await asyncio.sleep(RETRY_S)
+
+    def _signal(self, number: int) -> None:
+        for process in self._processes:
+            process.signal(number)
+
+    async def _start(self, process: GatewayProcess, engine_ready: asyncio.Event) -> None:
+        await process.start()
+        ready = asyncio.create_task(process.ready())
+        opened = asyncio.create_task(engine_ready.wait())
+        try:
+            await asyncio.wait({ready, opened}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait_for(ready, START_TIMEOUT_S)
+        except TimeoutError:
+            raise EngineError(f"{process.name} took no requests within {START_TIMEOUT_S:g} s") from None
+        finally:
+            ready.cancel()
+            opened.cancel()
