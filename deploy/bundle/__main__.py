@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from deploy.bundle.build import Bundle, build
 from deploy.bundle.target import BundleError, read_target
 from launcher.config.load import load_config
+from launcher.config.schema import Model
 from launcher.errors import SglEmbedError
 
 
@@ -36,8 +38,18 @@ def read_bundle() -> Bundle:
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     arguments = parser.parse_args()
     target = read_target(arguments.python_version, arguments.platform, arguments.sglang)
-    model = msgspec.structs.replace(load_config(None, arguments.set).model, id=arguments.model) if arguments.model else None
-    return Bundle(target, arguments.sglang, model, arguments.out)
+    model = read_model(arguments.model, arguments.set)
+    return Bundle(target, arguments.sglang, model, arguments.out, tuple(arguments.set))
+
+
+def read_model(name: str | None, settings: Sequence[str]) -> Model | None:
+    """Raises ``BundleError`` for settings that say nothing of a model, ``ConfigError`` for wrong ones."""
+    for setting in settings:
+        if not setting.startswith("model."):
+            raise BundleError(f"--set {setting}: only model.KEY=VALUE has a place in a bundle; give others to sgl-embed serve")
+        if name is None:
+            raise BundleError(f"--set {setting}: there is no model that it could be for; name it with MODEL=")
+    return msgspec.structs.replace(load_config(None, settings).model, id=name) if name else None
 
 
 def say(line: str) -> None:

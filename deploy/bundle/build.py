@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,16 +23,22 @@ from launcher.models.hub import needed_files
 ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "requirements"
 SUMS = "SHA256SUMS"
+# Settings that end with the copy: how it came here. All others say how it is read and called.
+FETCHING = ("model.id=", "model.revision=", "model.hub", "model.allow_pickle=", "model.fallback=")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """``sglang``: its version, None for the light set; ``model`` None: without one."""
+    """``sglang``: its version, None for the light set; ``model`` None: without one.
+
+    ``settings`` are those of ``model`` that were asked for, each as ``model.KEY=VALUE``.
+    """
 
     target: Target
     sglang: str | None
     model: Model | None
     out: Path
+    settings: tuple[str, ...] = ()
 
     @property
     def lock(self) -> Path:
@@ -49,15 +57,15 @@ def build(bundle: Bundle, say: Callable[[str], None]) -> None:
     _run("pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(ROOT))
     if model:
         say(f"copying the model {model.name}")
-        _copy_model(model, part / "models" / model.name)
-    (part / "INSTALL.txt").write_text(instructions(bundle, model.name if model else None), encoding="utf-8")
+        copy_model(model, part / "models" / model.name)
+    (part / "INSTALL.txt").write_text(instructions(bundle, model), encoding="utf-8")
     (part / SUMS).write_text(checksums(part), encoding="utf-8")
     if bundle.out.exists():
         bundle.out.rmdir()
     part.rename(bundle.out)
 
 
-def instructions(bundle: Bundle, model: str | None) -> str:
+def instructions(bundle: Bundle, model: FetchedModel | None) -> str:
     template = Path(__file__).with_name("INSTALL.txt").read_text(encoding="utf-8")
     return template.format(
         version=version("sgl-embed"),
@@ -67,8 +75,14 @@ def instructions(bundle: Bundle, model: str | None) -> str:
         contents=f"SGLang {bundle.sglang}, for NVIDIA GPUs" if bundle.sglang else "OpenVINO, for CPUs",
         requirements=f"sgl-embed sglang=={bundle.sglang}" if bundle.sglang else "sgl-embed",
         engine="sglang" if bundle.sglang else "openvino",
-        model=f"models/{model}" if model else "/path/to/a/model",
+        model=shlex.join(_model_options(model, bundle.settings)) if model else "--model /path/to/a/model",
     )
+
+
+def _model_options(model: FetchedModel, settings: Sequence[str]) -> list[str]:
+    """What the other machine's commands need to read the model as it was read here; a fallback has no settings."""
+    kept = [] if model.is_fallback else [setting for setting in settings if not setting.startswith(FETCHING)]
+    return ["--model", f"models/{model.name}", *(word for setting in kept for word in ("--set", setting))]
 
 
 def checksums(folder: Path) -> str:
@@ -105,11 +119,15 @@ def _download(pinned: list[str], target: Target, wheels: Path, say: Callable[[st
         _run("pip", "download", *options, "--dest", str(wheels), "-r", requirements.name)
 
 
-def _copy_model(model: FetchedModel, to: Path) -> None:
-    names = [path.relative_to(model.folder).as_posix() for path in model.folder.rglob("*") if path.is_file()]
+def copy_model(model: FetchedModel, to: Path) -> None:
+    """Copy what serving reads. Raises ``ModelError`` where that is not enough to be served."""
+    # A converted model's folders are links.
+    folders = os.walk(model.folder, followlinks=True)
+    names = [Path(folder, file).relative_to(model.folder).as_posix() for folder, _, files in folders for file in files]
     for name in needed_files(names):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model.folder / name, to / name)
+    read_checkpoint(to, model.settings)
 
 
 def _run(*command: str) -> None:

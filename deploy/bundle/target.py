@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from packaging.requirements import Requirement
 
-OLDEST_PYTHON = 11
+PYTHONS = range(11, 15)
 SGLANG_PYTHONS = ("3.11", "3.12")
 # Names of platforms from before their glibc was in them (PEP 600).
 LEGACY = {5: "manylinux1", 12: "manylinux2010", 17: "manylinux2014"}
-PLATFORM = re.compile(r"manylinux_2_(\d+)_(x86_64|aarch64)")
+PLATFORM = re.compile(r"manylinux_2_([1-9]\d*)_(x86_64|aarch64)")
 
 
 class BundleError(Exception):
@@ -63,13 +63,12 @@ class Target:
 
 def read_target(python: str, platform: str, sglang: str | None) -> Target:
     """Raises ``BundleError`` for what this project cannot be installed on."""
-    version = re.fullmatch(r"3\.(\d+)", python)
-    if not version or int(version[1]) < OLDEST_PYTHON:
-        raise BundleError(f"PYTHON_VERSION={python}: it must be 3.{OLDEST_PYTHON} or newer, as 3.12")
+    if python not in [f"3.{minor}" for minor in PYTHONS]:
+        raise BundleError(f"PYTHON_VERSION={python}: it must be one of 3.{PYTHONS[0]} to 3.{PYTHONS[-1]}, as 3.12")
     if sglang and python not in SGLANG_PYTHONS:
         raise BundleError(f"PYTHON_VERSION={python}: SGLang runs on {' and '.join(SGLANG_PYTHONS)}")
     named = PLATFORM.fullmatch(platform)
-    if not named:
+    if not named or int(named[1]) < min(LEGACY):
         raise BundleError(
             f"PLATFORM={platform}: it must be manylinux_2_GLIBC_MACHINE, such as manylinux_2_34_x86_64 for glibc 2.34 or newer "
             "(`ldd --version` tells) on x86_64 or aarch64"

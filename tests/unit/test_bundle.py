@@ -12,8 +12,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 
-from deploy.bundle.build import Bundle, checksums, instructions
+from deploy.bundle.build import Bundle, checksums, copy_model, instructions
 from deploy.bundle.target import Target, read_target
+from launcher.config.schema import Model
+from launcher.errors import ModelError
+from launcher.models.download import FetchedModel
 
 ROOT = Path(__file__).parents[2]
 NEWEST = "manylinux_2_34_x86_64"
@@ -72,10 +75,15 @@ def test_wheels_for_the_same_or_an_older_glibc_are_taken(wheel: str, taken: bool
     ("arguments", "message"),
     [
         (["--sglang", "0.5.99"], "SGLANG=0.5.99: the versions that this project is tested with are 0.5.17 and 0.5.23"),
-        (["--python-version", "3.10"], "PYTHON_VERSION=3.10: it must be 3.11 or newer"),
-        (["--python-version", "python3"], "PYTHON_VERSION=python3: it must be 3.11 or newer"),
+        (["--python-version", "3.10"], "PYTHON_VERSION=3.10: it must be one of 3.11 to 3.14"),
+        (["--python-version", "python3"], "PYTHON_VERSION=python3: it must be one of 3.11 to 3.14"),
+        (["--python-version", "3.011"], "PYTHON_VERSION=3.011: it must be one of 3.11 to 3.14"),
+        (["--python-version", "3.99"], "PYTHON_VERSION=3.99: it must be one of 3.11 to 3.14"),
         (["--python-version", "3.13", "--sglang", "0.5.23"], "PYTHON_VERSION=3.13: SGLang runs on 3.11 and 3.12"),
         (["--platform", "linux_x86_64"], "PLATFORM=linux_x86_64: it must be manylinux_2_GLIBC_MACHINE"),
+        (["--platform", "manylinux_2_3_x86_64"], "PLATFORM=manylinux_2_3_x86_64: it must be manylinux_2_GLIBC_MACHINE"),
+        (["--set", "model.pooling=mean"], "--set model.pooling=mean: there is no model that it could be for"),
+        (["--model", "a/b", "--set", "engine.dtype=float32"], "--set engine.dtype=float32: only model.KEY=VALUE has a place"),
         (["--model", "./nothing"], "model.id ./nothing: no such folder"),
         (["--model", "{tmp}/pickled"], "there is no model.safetensors, only pytorch_model.bin"),
         (["--out", "{tmp}/full"], "full: is not empty; remove it, or name a new folder"),
@@ -101,10 +109,51 @@ def test_what_cannot_be_bundled_is_refused(tmp_path: Path, tiny_checkpoint: Path
 
 def test_instructions_name_what_is_inside(tmp_path: Path) -> None:
     target = read_target("3.12", NEWEST, "0.5.17")
-    text = instructions(Bundle(target, "0.5.17", None, tmp_path), "bge-large-zh-v1.5")
+    model = FetchedModel(tmp_path, "bge-large-zh-v1.5", None, is_fallback=False, settings=Model())
+    text = instructions(Bundle(target, "0.5.17", None, tmp_path), model)
     assert "--find-links wheels sgl-embed sglang==0.5.17\n" in text
     assert "python3.12 -m venv" in text
     assert "serve --engine sglang --model models/bge-large-zh-v1.5\n" in text
+
+
+@pytest.mark.parametrize("is_fallback", [False, True])
+def test_the_model_is_served_as_it_was_read_here(tmp_path: Path, is_fallback: bool) -> None:
+    read = ("model.pooling=mean", "model.max_tokens=128", "model.name=a b", "model.prompts.query=为这个句子: ")
+    fetched = ("model.revision=main", "model.hub.offline=true", "model.allow_pickle=true", "model.fallback=minilm")
+    bundle = Bundle(read_target("3.12", NEWEST, None), None, None, tmp_path, (*fetched, *read))
+    model = FetchedModel(tmp_path, "a b", None, is_fallback=is_fallback, settings=Model())
+    commands = [
+        shlex.split(line) for line in instructions(bundle, model).splitlines() if "sgl-embed " in line and "--model" in line
+    ]
+    assert len(commands) == 2
+    for command in commands:
+        options = [*itertools.pairwise(command)]
+        assert ("--model", "models/a b") in options
+        assert tuple(value for option, value in options if option == "--set") == (() if is_fallback else read)
+
+
+def linked(source: Path, to: Path) -> FetchedModel:
+    """As the conversion of a pickle leaves a folder."""
+    to.mkdir()
+    for entry in source.iterdir():
+        (to / entry.name).symlink_to(entry)
+    return FetchedModel(to, "linked", None, is_fallback=False, settings=Model())
+
+
+def test_a_models_linked_folders_are_copied(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    copy_model(linked(tiny_checkpoint, tmp_path / "linked"), tmp_path / "copy")
+    assert (tmp_path / "copy/1_Pooling/config.json").read_bytes() == (tiny_checkpoint / "1_Pooling/config.json").read_bytes()
+
+
+def test_a_copy_that_cannot_be_served_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    model = linked(tiny_checkpoint, tmp_path / "linked")
+    (tmp_path / "linked/modules.json").unlink()
+    modules = (tiny_checkpoint / "modules.json").read_text(encoding="utf-8").replace("1_Pooling", "modules/1_Pooling")
+    (tmp_path / "linked/modules.json").write_text(modules, encoding="utf-8")
+    (tmp_path / "linked/modules").mkdir()
+    (tmp_path / "linked/modules/1_Pooling").symlink_to(tiny_checkpoint / "1_Pooling")
+    with pytest.raises(ModelError, match="1_Pooling"):
+        copy_model(model, tmp_path / "copy")
 
 
 def test_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
