@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("launcher.cache.redis")
 
 ENVIRONMENT_VARIABLE = "SGL_EMBED_REDIS_URL"
+NO_URL = "not a URL such as redis://host:6379/0 (0: the database), rediss://host or unix:///path"
+# The client takes others for its defaults, in silence.
+PATHS = {"redis": re.compile(r"(/[0-9]*)?"), "rediss": re.compile(r"(/[0-9]*)?"), "unix": re.compile(r"/.+")}
 # Nobody waits for a connection: until there is one, each answer is "not there".
 CONNECT_TIMEOUT_S = 2.0
 RETRY_S = 1.0
@@ -48,11 +52,17 @@ def read_url(configured: str | None, environment: str | None) -> str | None:
         parts = urlsplit(url)
         client_of(url)
     except ImportError:
-        raise ConfigError(f"{place}: the package redis is not installed here: pip install '.[redis]'") from None
+        message = f"{place}: the package redis is not installed here: pip install --editable '.[redis]' in the checkout"
+        raise ConfigError(message) from None
     except ValueError:
-        raise ConfigError(f"{place}: not a URL such as redis://host:6379/0, rediss://host or unix:///path") from None
-    if not environment and (parts.password or "password" in parse_qs(parts.query)):
+        raise ConfigError(f"{place}: {NO_URL}") from None
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if not environment and (parts.password or "password" in query):
         raise ConfigError(f"{place}: holds a password; set the whole URL in {ENVIRONMENT_VARIABLE} instead")
+    if not PATHS[parts.scheme].fullmatch(parts.path) or (parts.scheme == "unix" and parts.hostname) or parts.fragment:
+        raise ConfigError(f"{place}: {NO_URL}")
+    if not query.keys() <= {"db", *(("username", "password") if environment else ())} or not query.get("db", "0").isdecimal():
+        raise ConfigError(f"{place}: after its ? only db=NUMBER may stand, and in {ENVIRONMENT_VARIABLE} username and password")
     return url
 
 
@@ -171,7 +181,8 @@ class RedisCache:
             await self._arrived.wait()
             self._arrived.clear()
             while self._lookups or self._writes:
-                if self._lookups:
+                # A request waits for a lookup, nobody for a write.
+                while self._lookups:
                     await self._read(take_lookups(self._lookups, MAX_KEYS_PER_COMMAND))
                 if self._writes:
                     await self._write([self._writes.popitem() for _ in range(min(len(self._writes), MAX_KEYS_PER_COMMAND))])

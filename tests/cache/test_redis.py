@@ -43,7 +43,7 @@ def entries(count: int, seed: int = 0) -> tuple[list[bytes], np.ndarray]:
 
 
 async def written(cache: RedisCache) -> None:
-    """Lookups and writes take turns, so that what was to be written before the first lookup is before the second's answer."""
+    """Lookups that come one after the other take turns with writes: what waited before the first is there after the last."""
     for turn in range(2 + MAX_PENDING_WRITES // 64):
         await cache.get([b"turn %d" % turn])
 
@@ -252,10 +252,27 @@ async def test_writes_that_wait_are_bounded(redis_server, said):
         assert redis_server.client.dbsize() == MAX_PENDING_WRITES
 
 
+async def test_no_lookup_waits_for_more_than_the_write_under_way(cache):
+    keys, vectors = entries(64)
+    others, _ = entries(64, seed=1)
+    lookups = [asyncio.create_task(cache.get(wanted)) for wanted in (others, keys)]
+    cache.put(keys, vectors)
+    # Each lookup is a command of its own; a write between them would be found by the second.
+    assert await asyncio.gather(*lookups) == [{}, {}]
+    await written(cache)
+    assert (await cache.get(keys)).keys() == set(keys)
+
+
+@pytest.mark.parametrize("url", ["redis://a", "redis://a/", "rediss://u@a:1/2", "redis://a?db=3", "unix:///a/b.sock?db=4"])
+def test_a_url_of_a_database_is_taken(url):
+    assert read_url(url, None) == url
+
+
 def test_the_environment_goes_before_the_configuration():
     assert read_url(None, None) is None
     assert read_url("redis://a", None) == "redis://a"
     assert read_url("redis://a", "redis://:secret@b") == "redis://:secret@b"
+    assert read_url(None, "unix:///a?username=b&password=secret") == "unix:///a?username=b&password=secret"
 
 
 @pytest.mark.parametrize(
@@ -267,6 +284,19 @@ def test_the_environment_goes_before_the_configuration():
         (None, "host:6379", "SGL_EMBED_REDIS_URL: not a URL"),
         (None, "redis://user:s3cr3t:6379/0", "SGL_EMBED_REDIS_URL: not a URL"),
         (None, "redis://:pass/s3cr3t@host:6379/0", "SGL_EMBED_REDIS_URL: not a URL"),
+        (None, "redis://:12#s3cr3t@host:6379/0", "SGL_EMBED_REDIS_URL: not a URL"),
+        (None, "redis://:12?s3cr3t@host:6379/0", "SGL_EMBED_REDIS_URL: after its ? only db=NUMBER may stand"),
+        ("redis://host?foo=bar", None, "cache.redis.url: after its ? only db=NUMBER may stand"),
+        ("redis://host?protocol=3", None, "cache.redis.url: after its ? only db=NUMBER may stand"),
+        ("redis://host?socket_timeout=9", None, "cache.redis.url: after its ?"),
+        ("redis://host?username=me", None, "cache.redis.url: after its ?"),
+        ("redis://host?db=", None, "cache.redis.url: after its ?"),
+        ("redis://host?db=-1", None, "cache.redis.url: after its ?"),
+        ("redis://host/cache", None, "cache.redis.url: not a URL"),
+        ("redis:6379", None, "cache.redis.url: not a URL"),
+        ("unix://", None, "cache.redis.url: not a URL"),
+        ("unix://redis.sock", None, "cache.redis.url: not a URL"),
+        ("unix://run/redis.sock", None, "cache.redis.url: not a URL"),
     ],
 )
 def test_a_wrong_url_is_named_and_not_shown(configured, environment, message):
@@ -278,5 +308,7 @@ def test_a_wrong_url_is_named_and_not_shown(configured, environment, message):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "redis.asyncio", None)
-    with pytest.raises(ConfigError, match=r"cache\.redis\.url: the package redis is not installed here: pip install"):
+    with pytest.raises(
+        ConfigError, match=r"cache\.redis\.url: the package redis is not installed here: pip install --editable"
+    ):
         read_url("redis://host", None)
