@@ -45,5 +45,5 @@ class Engine(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Release everything; running batches end first."""
+        """Release everything; what is still running ends with ``NotReady`` or its result."""
         ...

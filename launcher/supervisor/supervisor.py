@@ -49,7 +49,7 @@ class Supervisor:
         Raises ``WorkerDied`` as soon as a worker ends, ``EngineError`` where one cannot start, is too slow or gives wrong
         vectors.
         """
-        # Only this user may enter it, and so ask the workers.
+        # Only this user may enter it, and so send batches; a worker's own HTTP API listens on loopback, without a key.
         with TemporaryDirectory(prefix="sgl-embed-") as folder:
             _refuse_long(folder)
             try:
