@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ log = logging.getLogger("launcher.serve")
 
 # What even a hurried stop leaves for the last replies, which tell callers that the server is going.
 CLOSING_S = 1.0
+# How long a thread with a finished batch waits for Python's lock while the event loop is busy. With Python's own 5 ms, a
+# 2-layer model gave 3,300 to 3,600 short texts a second on 2 cores, with this 3,700 to 3,900 (2026-11-21).
+SWITCH_INTERVAL_S = 0.0002
 
 
 async def run_server(
@@ -38,6 +42,7 @@ async def run_server(
         parts.readiness.serve(*parts.unready_reasons)
         on_ready()
 
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     parts.batcher.start()
     engine = asyncio.create_task(parts.keeper.run(open_gates), name="engine")
     serving = asyncio.create_task(http.serve(listeners), name="http")
