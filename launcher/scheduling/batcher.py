@@ -72,7 +72,7 @@ class Batcher:
         if self._stopped:
             job.fail(NotReady("the server is shutting down"))
         else:
-            self._lanes.add(job, time.monotonic())
+            self._lanes.add(job)
             self._arrived.set()
         return job
 

@@ -67,8 +67,8 @@ class Piece:
 class Lanes:
     """Requests that fit one batch go before those that do not, so that a single query does not wait for an ingest.
 
-    Bulk that has waited ``max_bulk_wait_s`` for its next batch goes first once, so that it never starves. A batch is of one
-    lane: a query in a batch filled up with bulk would wait for all of it.
+    Bulk that has been passed over for ``max_bulk_wait_s`` goes first once, so that it never starves. A batch is of one lane:
+    a query in a batch filled up with bulk would wait for all of it.
     """
 
     def __init__(self, max_tokens: int, max_bulk_wait_s: float) -> None:
@@ -76,23 +76,22 @@ class Lanes:
         self._max_bulk_wait_s = max_bulk_wait_s
         self._interactive: deque[Job] = deque()
         self._bulk: deque[Job] = deque()
-        self._bulk_since = 0.0
+        # When a query went before waiting bulk, for the first time since bulk had a batch.
+        self._passed_over_since: float | None = None
 
-    def add(self, job: Job, now: float) -> None:
-        """``now`` is in seconds of any steady clock, the same as in ``take``."""
-        if job.tokens <= self._max_tokens:
-            self._interactive.append(job)
-            return
-        if not self._bulk:
-            self._bulk_since = now
-        self._bulk.append(job)
+    def add(self, job: Job) -> None:
+        lane = self._interactive if job.tokens <= self._max_tokens else self._bulk
+        lane.append(job)
 
     def take(self, now: float) -> list[Piece]:
-        """The next batch; empty where nothing waits."""
-        overdue = bool(self._bulk) and now - self._bulk_since >= self._max_bulk_wait_s
+        """The next batch; empty where nothing waits. ``now`` is in seconds of any steady clock."""
+        since = self._passed_over_since
+        overdue = since is not None and now - since >= self._max_bulk_wait_s
         if not overdue and (pieces := take_batch(self._interactive, self._max_tokens)):
+            if self._bulk and since is None:
+                self._passed_over_since = now
             return pieces
-        self._bulk_since = now
+        self._passed_over_since = None
         return take_batch(self._bulk, self._max_tokens) or take_batch(self._interactive, self._max_tokens)
 
     def __bool__(self) -> bool:

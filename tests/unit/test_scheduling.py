@@ -41,21 +41,34 @@ async def test_an_input_larger_than_a_batch_goes_alone():
 async def test_a_query_goes_before_an_ingest_that_came_first():
     lanes = Lanes(max_tokens=10, max_bulk_wait_s=1.0)
     ingest, query = Job(inputs(*[5] * 8)), Job(inputs(3))
-    lanes.add(ingest, now=0.0)
+    lanes.add(ingest)
     assert [piece.job for piece in lanes.take(now=0.0)] == [ingest]
-    lanes.add(query, now=0.1)
+    lanes.add(query)
     assert [piece.job for piece in lanes.take(now=0.2)] == [query]
     assert spans(lanes.take(now=0.3)) == [(2, 4)]
+
+
+async def test_an_ingest_in_long_batches_was_not_passed_over_while_they_ran():
+    lanes = Lanes(max_tokens=10, max_bulk_wait_s=1.0)
+    ingest = Job(inputs(*[5] * 20))
+    lanes.add(ingest)
+    turns = []
+    for batch in range(6):
+        turns.append(lanes.take(now=batch * 5.0)[0].job is ingest)
+        # Each batch of the ingest takes 5 s, and one client asks as soon as it was answered.
+        if turns[-1]:
+            lanes.add(Job(inputs(3)))
+    assert turns == [True, False, True, False, True, False]
 
 
 async def test_an_ingest_gets_its_turn_under_a_flood_of_queries():
     lanes = Lanes(max_tokens=10, max_bulk_wait_s=1.0)
     ingest = Job(inputs(*[5] * 8))
-    lanes.add(ingest, now=0.0)
+    lanes.add(ingest)
     turns = []
     for step in range(60):
         now = step * 0.1
-        lanes.add(Job(inputs(3)), now)
+        lanes.add(Job(inputs(3)))
         turns.append(lanes.take(now)[0].job is ingest)
     assert turns.count(True) == 4
     assert turns.index(True) == 10
@@ -65,7 +78,7 @@ async def test_nothing_is_left_behind_in_the_lanes():
     lanes = Lanes(max_tokens=10, max_bulk_wait_s=0.0)
     jobs = [Job(inputs(3)), Job(inputs(*[5] * 8)), Job(inputs(4))]
     for job in jobs:
-        lanes.add(job, now=0.0)
+        lanes.add(job)
     taken = [piece for _ in range(6) for piece in lanes.take(now=0.0)]
     assert sum(piece.stop - piece.start for piece in taken) == 10
     assert not lanes
