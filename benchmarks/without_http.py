@@ -27,7 +27,7 @@ class Loop:
     def __init__(self, folder: Path, dtype: str) -> None:
         checkpoint = read_checkpoint(folder, Model())
         self._tokenizer = Tokenizer(folder, checkpoint.max_tokens, checkpoint.shape.vocab_size)
-        self._encoder = Encoder(checkpoint, dtype=dtype, threads=0, concurrent_calls=1)
+        self._encoder = Encoder(checkpoint, dtype=dtype, threads=0)
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
         return np.concatenate([self._encoder.encode(self.batch([text])) for text in texts])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,9 @@ PRECISIONS = {"float32": ov.Type.f32, "bfloat16": ov.Type.bf16}
 
 
 class Encoder:
-    """``encode`` may be called from ``concurrent_calls`` threads at once; OpenVINO computes one after the other."""
+    """``encode`` may be called from one thread at a time."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, *, dtype: str, weights: WeightFormat = "dtype", threads: int, concurrent_calls: int
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, dtype: str, weights: WeightFormat = "dtype", threads: int) -> None:
         """Raises ``ModelError`` where the checkpoint is unusable, ``EngineError`` where OpenVINO cannot take it."""
         self._pooling = checkpoint.pooling
         self._dimensions = checkpoint.dimensions
@@ -40,10 +37,7 @@ class Encoder:
             compiled = ov.Core().compile_model(graph, "CPU", compile_options(dtype, threads))
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot compile the model: {error}") from error
-        # An infer request holds the tensors of one call.
-        self._idle_requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(concurrent_calls):
-            self._idle_requests.put(compiled.create_infer_request())
+        self._request = compiled.create_infer_request()
         self.encode(Batch(np.zeros(1, np.int32), np.ones(1, np.int32)))
         # That call has laid the weights out for the CPU in memory of OpenVINO's own; the mapped ones have done their part.
         self._weights.forget_pages()
@@ -52,28 +46,24 @@ class Encoder:
         """As ``Engine.run``."""
         offsets = np.cumsum(batch.lengths) - batch.lengths
         vectors = np.empty((len(batch.lengths), self._dimensions), np.float32)
-        request = self._idle_requests.get()
         try:
             for run in arrange(batch.lengths.tolist(), self._run_cost):
-                vectors[run.inputs] = self._encode_run(request, run, batch, offsets)
+                vectors[run.inputs] = self._encode_run(run, batch, offsets)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on {len(batch.lengths)} inputs of {len(batch.ids)} tokens: {error}") from error
-        finally:
-            self._idle_requests.put(request)
         return vectors
 
-    def _encode_run(self, request: Any, run: Run, batch: Batch, offsets: np.ndarray) -> Vectors:
+    def _encode_run(self, run: Run, batch: Batch, offsets: np.ndarray) -> Vectors:
         kept = kept_tokens(self._pooling, run.starts, run.lengths)
         if kept is None:
-            return unit_rows(mean_states(_infer(request, fill(run, batch, offsets)), run.starts, run.lengths))
-        return unit_rows(_infer(request, [*fill(run, batch, offsets), padded(kept)])[: len(kept)])
+            return unit_rows(mean_states(self._infer(fill(run, batch, offsets)), run.starts, run.lengths))
+        return unit_rows(self._infer([*fill(run, batch, offsets), padded(kept)])[: len(kept)])
 
-
-def _infer(request: Any, inputs: list[np.ndarray]) -> Vectors:
-    # Shared: OpenVINO reads and writes numpy's memory as it is; what is kept of the result is copied.
-    (states,) = request.infer(inputs, share_inputs=True, share_outputs=True).values()
-    result: Vectors = states
-    return result
+    def _infer(self, inputs: list[np.ndarray]) -> Vectors:
+        # Shared: OpenVINO reads and writes numpy's memory as it is; what is kept of the result is copied.
+        (states,) = self._request.infer(inputs, share_inputs=True, share_outputs=True).values()
+        result: Vectors = states
+        return result
 
 
 def compile_options(dtype: str, threads: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class OpenVinoEngine:
     ) -> None:
         """``dtype`` is "float32" or "bfloat16", see ``resolve_dtype``. ``threads``: 0 for as many as the process may use."""
         self.max_batch_tokens = max_batch_tokens
-        self._load = partial(Encoder, checkpoint, dtype=dtype, weights=weights, threads=threads, concurrent_calls=self.slots)
+        self._load = partial(Encoder, checkpoint, dtype=dtype, weights=weights, threads=threads)
         self._threads = ThreadPoolExecutor(self.slots, thread_name_prefix="openvino")
         self._encoder: Encoder | None = None
         self._unready_reason: str | None = "the model is being loaded"

@@ -83,8 +83,7 @@ def worker_env(spec: WorkerSpec, *, batches: str) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore",
     }
     if spec.device == "cpu":
-        # SGLang imports these kernels for CUDA in each of its processes: 180 MB, and seconds. It gets along
-        # where they are missing.
+        # SGLang imports these kernels for CUDA in each of its processes: 180 MB, and seconds. It gets along without them.
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ABSENT), spec.python_path)))
         env["SGLANG_IS_FLASHINFER_AVAILABLE"] = "false"
         # By default threads wait for each other by spinning. Where the gateway needs one of their cores, all spin for the one
