@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import socket
@@ -26,6 +27,9 @@ CLOSING_S = 1.0
 # How long a thread with a finished batch waits for Python's lock while the event loop is busy. With Python's own 5 ms, a
 # 2-layer model gave 3,300 to 3,600 short texts a second on 2 cores, with this 3,700 to 3,900 (2026-11-21).
 SWITCH_INTERVAL_S = 0.0002
+# New objects between two searches for garbage in cycles. With Python's own 700, and all that is loaded searched each time, a
+# request of one short text cost 104 us in the gateway instead of 81, and one in a hundred waited 20 ms (2026-11-21).
+GC_THRESHOLD = 10_000
 
 
 async def run_server(
@@ -39,6 +43,7 @@ async def run_server(
     """Serve until the first signal, or until the engine or HTTP ends; ``on_ready`` is called once requests are taken."""
 
     def open_gates() -> None:
+        spare_what_is_loaded()
         parts.readiness.serve(*parts.unready_reasons)
         on_ready()
 
@@ -54,6 +59,13 @@ async def run_server(
     finally:
         stop.cancel()
         await end(engine)
+
+
+def spare_what_is_loaded() -> None:
+    """What lives now lives as long as the process, so that searching it for garbage is work for nothing."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 async def shut_down(parts: Parts, http: HttpServer, serving: asyncio.Task[None], signals: Signals, timeout_s: float) -> int:
