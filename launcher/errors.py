@@ -8,6 +8,8 @@ SglEmbedError
 │   └── WorkerDied              a worker process ended; carries the log's tail
 ├── RequestError                the caller's fault
 │   ├── InvalidRequest          a field is missing, malformed or out of range
+│   ├── BodyTooLarge            the body has more bytes than the server takes
+│   ├── UnsupportedBody         the body is not said to be JSON
 │   ├── ContextLengthExceeded   an input is longer than the model takes, and cutting was refused
 │   ├── ModelNotFound           the request names a model that is not served
 │   └── Unauthorized            the API key is missing or unknown
@@ -72,6 +74,16 @@ class RequestError(SglEmbedError):
 
 class InvalidRequest(RequestError):
     pass
+
+
+class BodyTooLarge(RequestError):
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"the body is larger than {max_bytes >> 20} MiB; send the inputs in several requests")
+
+
+class UnsupportedBody(RequestError):
+    def __init__(self, content_type: str) -> None:
+        super().__init__(f"the body is said to be {content_type}; send 'Content-Type: application/json'")
 
 
 class ContextLengthExceeded(RequestError):

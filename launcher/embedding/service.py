@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 from typing_extensions import TypeIs
 
@@ -26,8 +26,7 @@ Inputs = Sequence[str] | Sequence[Sequence[int]]
 CacheAnswer = Literal["hit", "partial", "miss"]
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedCall:
+class EmbedCall(msgspec.Struct, frozen=True):
     """One request's inputs and wishes; ``None`` leaves a choice to the server."""
 
     inputs: Inputs
@@ -36,8 +35,7 @@ class EmbedCall:
     dimensions: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Embedded:
+class Embedded(msgspec.Struct, frozen=True):
     """``vectors``: float32 [n_inputs, dimensions], unit length, in the order of the inputs.
 
     ``prompt_tokens`` counts what was really processed, special tokens included; ``truncated`` counts inputs that were cut.
@@ -111,7 +109,8 @@ class EmbeddingService:
 
     def _tell(self, tokenization_s: float, found: Found) -> None:
         self._hooks.stage("tokenize", tokenization_s)
-        self._hooks.stage("cache", found.cache_s)
+        if found.cached:
+            self._hooks.stage("cache", found.cache_s)
         self._hooks.stage("queue", found.queue_s)
         self._hooks.stage("inference", found.inference_s)
         self._hooks.spared(found.cached, found.deduplicated)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
@@ -31,8 +31,7 @@ GROUP_CHARACTERS = 100_000
 BERT_CLASSES = (None, "BertTokenizer", "BertTokenizerFast")
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedInput:
+class TokenizedInput(msgspec.Struct, frozen=True):
     """``ids``: int32 [n], special tokens included; ``truncated``: whether some were left out to meet the model's limit."""
 
     ids: TokenIds

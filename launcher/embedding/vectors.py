@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from launcher.cache.base import Level
@@ -14,8 +14,7 @@ from launcher.scheduling.encoder import Encoded, Encoder
 from launcher.telemetry.hooks import CacheLevel
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """``vectors``: float32 [n_inputs, dimensions], in the order of the inputs. ``cached`` counts the inputs found in each
     level that was asked, ``deduplicated`` those that got the vector of an equal one under way."""
 

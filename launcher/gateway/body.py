@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
+
+from launcher.errors import BodyTooLarge, UnsupportedBody
 
 
-async def read_json_body(request: Request, max_bytes: int) -> bytes:
-    """Raises ``HTTPException`` 413 as soon as the body is known to be too long, 415 where it is not said to be JSON."""
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if content_type != "application/json" and not content_type.endswith("+json"):
-        raise HTTPException(415, f"the body is said to be {content_type}; send 'Content-Type: application/json'")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > max_bytes:
-        raise _too_large(max_bytes)
+async def read_json_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """Raises ``BodyTooLarge`` as soon as the body is known to be, ``UnsupportedBody`` where it is not said to be JSON, and
+    ``ClientDisconnect``."""
+    for name, value in scope["headers"]:
+        if name == b"content-type" and value != b"application/json":
+            _check_type(value)
+        elif name == b"content-length" and int(value) > max_bytes:
+            raise BodyTooLarge(max_bytes)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
         size += len(chunk)
         if size > max_bytes:
-            raise _too_large(max_bytes)
+            raise BodyTooLarge(max_bytes)
         chunks.append(chunk)
+        more = message.get("more_body", False)
     return b"".join(chunks)
 
 
-def _too_large(max_bytes: int) -> HTTPException:
-    # The rest of the body is not read, so the connection cannot serve another request.
-    return HTTPException(
-        413, f"the body is larger than {max_bytes >> 20} MiB; send the inputs in several requests", {"Connection": "close"}
-    )
+def _check_type(header: bytes) -> None:
+    content_type = header.partition(b";")[0].strip().lower().decode("latin-1")
+    if content_type != "application/json" and not content_type.endswith("+json"):
+        raise UnsupportedBody(content_type)

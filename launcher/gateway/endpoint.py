@@ -8,15 +8,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from launcher.errors import DeadlineExceeded, EngineError, SglEmbedError
 from launcher.gateway.body import read_json_body
 from launcher.gateway.disconnect import DisconnectWatch
-from launcher.gateway.errors import error_response, http_error_response
+from launcher.gateway.errors import error_response
 from launcher.gateway.readiness import Readiness
 from launcher.telemetry.hooks import Hooks, Task
 
@@ -41,7 +40,6 @@ class Endpoint:
     timeout_s: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
         watch = DisconnectWatch(receive)
         started = time.perf_counter()
         status = 500
@@ -50,10 +48,10 @@ class Endpoint:
             try:
                 async with asyncio.timeout(self.timeout_s) as deadline:
                     with self.readiness.arriving():
-                        body = await read_json_body(request, self.max_body_bytes)
+                        body = await read_json_body(scope, receive, self.max_body_bytes)
                     with self.readiness.answering():
                         with watch:
-                            response = await self._answer_or_error(request, body)
+                            response = await self._answer_or_error(scope, body)
                         # From here on the client's own pace counts, not the deadline.
                         deadline.reschedule(None)
                         status = response.status_code
@@ -66,23 +64,21 @@ class Endpoint:
             if not watch.disconnected:
                 raise
             status = CLIENT_CLOSED_REQUEST
-        except (SglEmbedError, HTTPException) as error:
-            response = response_to(request, error)
+        except SglEmbedError as error:
+            response = response_to(scope, error)
             status = response.status_code
             await response(scope, receive, send)
         finally:
             self.hooks.answered(self.task, status, time.perf_counter() - started)
 
-    async def _answer_or_error(self, request: Request, body: bytes) -> Response:
+    async def _answer_or_error(self, scope: Scope, body: bytes) -> Response:
         try:
             return await self.answer(body)
-        except (SglEmbedError, HTTPException) as error:
-            return response_to(request, error)
+        except SglEmbedError as error:
+            return response_to(scope, error)
 
 
-def response_to(request: Request, error: SglEmbedError | HTTPException) -> Response:
-    if isinstance(error, HTTPException):
-        return http_error_response(request, error)
+def response_to(scope: Scope, error: SglEmbedError) -> Response:
     if isinstance(error, EngineError):
-        log.error("request %s: the engine failed: %s", request.scope.get("request_id"), error, exc_info=error)
+        log.error("request %s: the engine failed: %s", scope["request_id"], error, exc_info=error)
     return error_response(error)

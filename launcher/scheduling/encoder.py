@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from launcher.engines.base import TokenIds, Vectors
@@ -18,8 +18,7 @@ from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.queue import Job
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(msgspec.Struct, frozen=True):
     """``vectors``: float32 [n_inputs, dimensions], in the order of the inputs. ``deduplicated`` counts the inputs that got
     the vector of an equal one."""
 

@@ -78,12 +78,14 @@ class Metrics:
     def inputs(self, count: int, tokens: int, truncated: int) -> None:
         self._inputs.inc(count)
         self._tokens.inc(tokens)
-        self._truncated.inc(truncated)
+        if truncated:
+            self._truncated.inc(truncated)
 
     def spared(self, cached: Mapping[CacheLevel, int], deduplicated: int) -> None:
         for level, count in cached.items():
             self._cached[level].inc(count)
-        self._deduplicated.inc(deduplicated)
+        if deduplicated:
+            self._deduplicated.inc(deduplicated)
 
     def batch(self, inputs: int, tokens: int, seconds: float) -> None:
         self._batch_inputs.observe(inputs)

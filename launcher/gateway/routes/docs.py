@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from swagger_ui_bundle import swagger_ui_path
 
-from launcher.gateway.errors import json_response
+from launcher.gateway.reply import JsonReply
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -39,7 +39,7 @@ class DocsRoutes:
         ]
 
     async def _openapi(self, request: Request) -> Response:
-        return json_response(self._document)
+        return JsonReply(self._document)
 
     async def _page(self, request: Request) -> Response:
         return HTMLResponse(PAGE)

@@ -12,8 +12,8 @@ from launcher.embedding.model import Role, ServedModel
 from launcher.embedding.service import EmbedCall, Embedded, EmbeddingService
 from launcher.gateway.encode import embeddings_body, tokenize_body
 from launcher.gateway.endpoint import Endpoint
-from launcher.gateway.errors import json_response
 from launcher.gateway.readiness import Readiness
+from launcher.gateway.reply import Header, JsonReply
 from launcher.gateway.schemas import EmbeddingsRequest, TokenizeRequest, parse_body, parse_input
 from launcher.telemetry.hooks import Hooks, Task
 
@@ -54,14 +54,14 @@ class InferenceRoutes:
         started = time.perf_counter()
         content = await embeddings_body(embedded, self._model.name, request.encoding_format or "float")
         self._hooks.stage("encode", time.perf_counter() - started)
-        return json_response(content, headers=embedding_headers(embedded))
+        return JsonReply(content, headers=embedding_headers(embedded))
 
     async def _tokenize(self, body: bytes) -> Response:
         request = parse_body(body, TokenizeRequest)
         role = role_of(request, self._model)
         inputs = parse_input(request.input, self._max_inputs, self._max_tokens)
         tokenized = await self._service.tokenize(inputs, role, request.truncate)
-        return json_response(tokenize_body(tokenized, self._model.name))
+        return JsonReply(tokenize_body(tokenized, self._model.name))
 
     def _endpoint(self, task: Task, answer: Callable[[bytes], Awaitable[Response]]) -> Endpoint:
         return Endpoint(task, answer, self._readiness, self._hooks, self._max_body_bytes, self._timeout_s)
@@ -75,13 +75,13 @@ def role_of(request: EmbeddingsRequest | TokenizeRequest, model: ServedModel) ->
     return "query" if request.input_type == "query" else "passage"
 
 
-def embedding_headers(embedded: Embedded) -> dict[str, str]:
-    headers = {
-        "x-tokenization-time-ms": f"{embedded.tokenization_s * 1e3:.2f}",
-        "x-queue-time-ms": f"{embedded.queue_s * 1e3:.2f}",
-        "x-inference-time-ms": f"{embedded.inference_s * 1e3:.2f}",
-        "x-cache": embedded.cache,
-    }
+def embedding_headers(embedded: Embedded) -> list[Header]:
+    headers = [
+        (b"x-tokenization-time-ms", b"%.2f" % (embedded.tokenization_s * 1e3)),
+        (b"x-queue-time-ms", b"%.2f" % (embedded.queue_s * 1e3)),
+        (b"x-inference-time-ms", b"%.2f" % (embedded.inference_s * 1e3)),
+        (b"x-cache", embedded.cache.encode()),
+    ]
     if embedded.truncated:
-        headers["x-truncated-inputs"] = str(embedded.truncated)
+        headers.append((b"x-truncated-inputs", b"%d" % embedded.truncated))
     return headers

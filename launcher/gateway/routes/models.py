@@ -9,7 +9,8 @@ from starlette.routing import Route
 
 from launcher.embedding.model import ServedModel
 from launcher.errors import ModelNotFound
-from launcher.gateway.errors import error_response, json_response
+from launcher.gateway.errors import error_response
+from launcher.gateway.reply import JsonReply
 
 
 class ModelRoutes:
@@ -20,14 +21,14 @@ class ModelRoutes:
         return [Route("/v1/models", self._list), Route("/v1/models/{id:path}", self._one)]
 
     async def _list(self, request: Request) -> Response:
-        return json_response(orjson.dumps({"object": "list", "data": [model_object(self._model)]}))
+        return JsonReply(orjson.dumps({"object": "list", "data": [model_object(self._model)]}))
 
     async def _one(self, request: Request) -> Response:
         try:
             self._model.role_of(request.path_params["id"])
         except ModelNotFound as error:
             return error_response(error)
-        return json_response(orjson.dumps(model_object(self._model)))
+        return JsonReply(orjson.dumps(model_object(self._model)))
 
 
 def model_object(model: ServedModel) -> dict[str, object]:

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from launcher.errors import NotReady
-from launcher.gateway.errors import error_response, json_response
+from launcher.gateway.errors import error_response
 from launcher.gateway.readiness import Readiness
+from launcher.gateway.reply import JsonReply
 
 
 class OpsRoutes:
@@ -29,12 +30,12 @@ class OpsRoutes:
         ]
 
     async def _live(self, request: Request) -> Response:
-        return json_response(orjson.dumps({"status": "ok"}))
+        return JsonReply(orjson.dumps({"status": "ok"}))
 
     async def _ready(self, request: Request) -> Response:
         reason = self._readiness.reason()
         if reason is None:
-            return json_response(orjson.dumps({"status": "ok"}))
+            return JsonReply(orjson.dumps({"status": "ok"}))
         return error_response(NotReady(reason))
 
     async def _metrics(self, request: Request) -> Response:
