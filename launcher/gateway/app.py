@@ -1,4 +1,4 @@
-"""The gateway put together: routes, middleware and error handlers as data."""
+"""The gateway put together: routing, and what stands before it."""
 
 from __future__ import annotations
 

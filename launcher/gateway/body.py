@@ -14,7 +14,7 @@ async def read_json_body(scope: Scope, receive: Receive, max_bytes: int) -> byte
     for name, value in scope["headers"]:
         if name == b"content-type" and value != b"application/json":
             _check_type(value)
-        elif name == b"content-length" and int(value) > max_bytes:
+        elif name == b"content-length" and value.isdigit() and int(value) > max_bytes:
             raise BodyTooLarge(max_bytes)
     chunks: list[bytes] = []
     size = 0
