@@ -17,7 +17,7 @@ from launcher.cache.base import Level
 from launcher.cache.memory import MemoryCache
 from launcher.cache.redis import RedisCache
 from launcher.embedding.model import ServedModel
-from launcher.embedding.selftest import self_test
+from launcher.embedding.selftest import canary, self_test
 from launcher.embedding.service import EmbeddingService
 from launcher.embedding.tokens import Tokenizer
 from launcher.embedding.vectors import VectorSource
@@ -25,7 +25,7 @@ from launcher.engines.base import Engine
 from launcher.engines.sglang.engine import SglangEngine
 from launcher.gateway.app import build_app
 from launcher.gateway.openapi import openapi_document
-from launcher.gateway.readiness import Readiness
+from launcher.gateway.readiness import Readiness, Source
 from launcher.gateway.routes.docs import DocsRoutes
 from launcher.gateway.routes.inference import InferenceRoutes
 from launcher.gateway.routes.models import ModelRoutes
@@ -34,8 +34,9 @@ from launcher.plan import Plan, fingerprint
 from launcher.scheduling.admission import Admission
 from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.encoder import DeduplicatingEncoder, Encoder, SeparateEncoder
-from launcher.supervisor.supervisor import Supervisor
-from launcher.telemetry.metrics import CONTENT_TYPE, Metrics
+from launcher.supervisor.supervisor import Supervisor, worker_names
+from launcher.telemetry.hooks import ProcessHooks
+from launcher.telemetry.metrics import CONTENT_TYPE, Metrics, ProcessMetrics, Registry
 
 
 class Keeper(Protocol):
@@ -50,7 +51,8 @@ class Keeper(Protocol):
 class Parts:
     app: ASGIApp
     readiness: Readiness
-    unready_reasons: tuple[Callable[[], str | None], ...]
+    faults: tuple[Source, ...]
+    pauses: tuple[Source, ...]
     batcher: Batcher
     redis: AbstractAsyncContextManager[object]
     keeper: Keeper
@@ -68,8 +70,9 @@ class Secrets:
 def build(plan: Plan, secrets: Secrets) -> Parts:
     """A server in one process."""
     tokenizer = build_tokenizer(plan)
-    engine, keeper = build_engine(plan, tokenizer)
-    return build_gateway(plan, served_model(plan), secrets, tokenizer, engine, keeper)
+    registry = Registry()
+    engine, keeper = build_engine(plan, tokenizer, ProcessMetrics(registry, worker_names(len(plan.workers))))
+    return build_gateway(plan, served_model(plan), secrets, tokenizer, engine, keeper, registry)
 
 
 def build_gateway(
@@ -79,12 +82,14 @@ def build_gateway(
     tokenizer: Tokenizer,
     engine: Engine,
     keeper: Keeper,
+    registry: Registry,
     metrics_folder: Path | None = None,
 ) -> Parts:
     """One of ``server.processes`` gateways. ``metrics_folder``: where they count together, None for a single one."""
     server = plan.config.server
     readiness = Readiness()
     metrics = Metrics(
+        registry,
         {"name": model.name, "fingerprint": model.fingerprint, "engine": model.engine, "dtype": model.dtype},
         ready=lambda: readiness.reason() is None,
         folder=metrics_folder,
@@ -96,7 +101,7 @@ def build_gateway(
         admission.observe(tokens, seconds / engine.slots)
         metrics.batch(inputs, tokens, seconds)
 
-    batcher = Batcher(engine.run, slots=engine.slots, max_batch_tokens=engine.max_batch_tokens, on_batch=on_batch)
+    batcher = Batcher(engine, on_batch=on_batch)
     encoder: Encoder = SeparateEncoder(admission, batcher)
     if plan.config.cache.deduplicate:
         encoder = DeduplicatingEncoder(admission, batcher, max_batch_tokens=engine.max_batch_tokens)
@@ -131,15 +136,15 @@ def build_gateway(
         keys=secrets.keys,
         allowed_origins=server.cors.allow_origins,
     )
-    unready_reasons = tuple(part.unready_reason for part in (engine, batcher, redis) if part)
-    return Parts(app, readiness, unready_reasons, batcher, redis or nullcontext(), keeper, model)
+    faults = tuple(part.unready_reason for part in (batcher, redis) if part)
+    return Parts(app, readiness, faults, (engine.unready_reason,), batcher, redis or nullcontext(), keeper, model)
 
 
 def build_tokenizer(plan: Plan) -> Tokenizer:
     return Tokenizer(plan.checkpoint.folder, plan.checkpoint.max_tokens, plan.checkpoint.shape.vocab_size)
 
 
-def build_engine(plan: Plan, tokenizer: Tokenizer) -> tuple[Engine, Keeper]:
+def build_engine(plan: Plan, tokenizer: Tokenizer, hooks: ProcessHooks) -> tuple[Engine, Keeper]:
     test = partial(self_test, tokenizer=tokenizer)
     if plan.engine == "openvino":
         # Here and not above: OpenVINO takes 40 MB, which a gateway in front of SGLang has no use for.
@@ -155,7 +160,15 @@ def build_engine(plan: Plan, tokenizer: Tokenizer) -> tuple[Engine, Keeper]:
         )
         return in_process, InProcess(in_process, test)
     workers = SglangEngine(max_batch_tokens=plan.max_batch_tokens, workers=len(plan.workers))
-    supervisor = Supervisor(plan.workers, workers, test, start_timeout_s=plan.config.engine.sglang.start_timeout_s)
+    supervisor = Supervisor(
+        plan.workers,
+        workers,
+        test,
+        canary=canary(tokenizer),
+        hooks=hooks,
+        start_timeout_s=plan.config.engine.sglang.start_timeout_s,
+        hang_timeout_s=plan.config.engine.sglang.hang_timeout_s,
+    )
     return workers, supervisor
 
 

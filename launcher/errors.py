@@ -5,7 +5,8 @@ SglEmbedError
 ├── ModelError                  the checkpoint or its download is unusable        (exit status 3)
 │   └── HubUnreachable          no hub answered in time
 ├── EngineError                 an engine cannot start or cannot run              (exit status 4)
-│   └── WorkerDied              a worker process ended; carries the log's tail
+│   ├── WorkerDied              a worker process ended; carries the log's tail
+│   └── WorkerLost              a worker ended or hung while it computed a batch, which may be the cause
 ├── RequestError                the caller's fault
 │   ├── InvalidRequest          a field is missing, malformed or out of range
 │   ├── BodyTooLarge            the body has more bytes than the server takes
@@ -15,7 +16,7 @@ SglEmbedError
 │   └── Unauthorized            the API key is missing or unknown
 └── Unavailable                 not now; the same request may succeed later
     ├── Overloaded              the queue is full; says when to come back
-    ├── NotReady                starting, draining, or no worker left
+    ├── NotReady                starting, draining, or no worker left; what was asked was not begun
     └── DeadlineExceeded        the request's time ran out
 
 What each means over HTTP is decided once, in ``launcher.gateway.errors``.
@@ -61,6 +62,10 @@ class WorkerDied(EngineError):
         self.worker = worker
         self.exit_code = exit_code
         self.log_tail = log_tail
+
+
+class WorkerLost(EngineError):
+    pass
 
 
 class RequestError(SglEmbedError):

@@ -83,6 +83,8 @@ class Sglang(Section, frozen=True):
     python: str | None = None
     # From process start to a passed self-test.
     start_timeout_s: Seconds = 300.0
+    # A worker that has batches and answers none for so long is ended and started anew. Longer than the largest batch takes.
+    hang_timeout_s: Seconds = 20.0
     # Share of GPU memory that SGLang may take.
     mem_fraction: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
     # Start even when the installed SGLang is not a version this project was tested with.

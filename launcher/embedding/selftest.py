@@ -46,6 +46,12 @@ async def self_test(run: RunBatch, tokenizer: Tokenizer) -> None:
     _require_differences(np.concatenate([together, full]))
 
 
+def canary(tokenizer: Tokenizer) -> Batch:
+    """One short text, for asking now and then whether an engine still answers as it did."""
+    (item,) = tokenizer.encode(TEXTS[-1:], "end")
+    return Batch(np.array(item.ids, np.int32), np.array([len(item.ids)], np.int32))
+
+
 async def _run(run: RunBatch, texts: Sequence[TokenIds]) -> Vectors:
     vectors = await run(Batch(np.concatenate(texts), np.array([len(ids) for ids in texts], np.int32)))
     if len(vectors) != len(texts):

@@ -36,8 +36,13 @@ class Engine(Protocol):
     async def run(self, batch: Batch) -> Vectors:
         """Encode a batch: float32 [n_inputs, dimensions], rows L2-normalised, in the batch's order.
 
-        Raises ``NotReady`` where no worker can take it, ``EngineError`` where the worker failed on it.
+        Raises ``NotReady`` where it was not begun, ``WorkerLost`` where a worker was lost while it computed it,
+        ``EngineError`` where the worker failed on it.
         """
+        ...
+
+    async def available(self) -> None:
+        """Wait until a batch can run at once. What ``run`` raises ``NotReady`` for is not available."""
         ...
 
     def unready_reason(self) -> str | None:
@@ -45,5 +50,5 @@ class Engine(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Release everything; what is still running ends with ``NotReady`` or its result."""
+        """Release everything; what is still running ends with an error or its result."""
         ...

@@ -10,28 +10,34 @@ import zmq
 import zmq.asyncio
 
 from launcher.engines.base import Batch, Vectors
-from launcher.engines.messages import NOTHING, REFUSED, UNREADY, batch_frames, read_vectors
-from launcher.errors import EngineError, NotReady
+from launcher.engines.messages import NOTHING, batch_frames, read_error, read_vectors
+from launcher.errors import EngineError, NotReady, WorkerLost
 
 log = logging.getLogger(__name__)
 
-# Far above any batch; it only ends the wait for a worker that hangs.
-BATCH_TIMEOUT_S = 300.0
 MAX_SOCKET_PATH_BYTES = zmq.IPC_PATH_MAX_LEN
 
 
 class WorkerClient:
-    """Speaks to the worker at ``address`` (a ZeroMQ endpoint, such as ipc:///run/w0); made inside a running event loop."""
+    """Speaks to the worker at ``address`` (a ZeroMQ endpoint, such as ipc:///run/w0); made inside a running event loop.
+
+    It is for one life of the worker: once the worker has answered and its socket is gone, the client is closed.
+    """
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
+        self._endings = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(address)
         self._numbers = count()
+        # In the order in which they were sent.
         self._waiting: dict[bytes, asyncio.Future[tuple[bytes, bytes]]] = {}
+        # By the event loop's clock; None before the first answer.
+        self.last_answer: float | None = None
         self._reading = asyncio.create_task(self._read(), name=f"answers of {address}")
+        self._watching = asyncio.create_task(self._watch(), name=f"end of {address}")
 
     @property
     def closed(self) -> bool:
@@ -41,14 +47,10 @@ class WorkerClient:
     async def encode(self, batch: Batch) -> Vectors:
         """float32 [n_inputs, dimensions], as ``Engine.run`` does.
 
-        Raises ``NotReady`` where the worker is not or once the client is closed, ``EngineError`` where the worker refused
-        the batch, hung, or sent something else than one finite vector per input.
+        Raises ``NotReady`` where the worker has not begun it and will not, ``WorkerLost`` where the worker ended while it
+        computed it, ``EngineError`` where it refused it or sent something else than one finite vector per input.
         """
-        try:
-            async with asyncio.timeout(BATCH_TIMEOUT_S):
-                vectors = await self._ask(batch)
-        except TimeoutError as error:
-            raise EngineError(f"the worker at {self.address} did not answer within {BATCH_TIMEOUT_S:g} s") from error
+        vectors = await self._ask(batch)
         try:
             return read_vectors(vectors, len(batch.lengths))
         except ValueError as error:
@@ -58,10 +60,16 @@ class WorkerClient:
         """Wait until the worker answers. Raises ``NotReady`` where it says that it is not, or once the client is closed."""
         await self._ask(NOTHING)
 
+    async def gone(self) -> None:
+        """Wait until no answer can come any more."""
+        await asyncio.wait({self._reading})
+
     async def close(self) -> None:
-        """What still waits for an answer ends with ``NotReady``."""
+        """A worker computes one batch after the other: the first that waits ends with ``WorkerLost``, the rest with
+        ``NotReady``. One that never answered has begun none."""
+        self._watching.cancel()
         self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
+        await asyncio.gather(self._reading, self._watching, return_exceptions=True)
         self._context.destroy()
 
     async def _ask(self, batch: Batch) -> bytes:
@@ -76,23 +84,30 @@ class WorkerClient:
             verdict, content = await answer
         finally:
             del self._waiting[number]
-        if verdict == UNREADY:
-            raise NotReady(content.decode())
-        if verdict == REFUSED:
-            raise EngineError(f"the worker at {self.address} refused the batch: {content.decode()}")
+        if verdict:
+            raise read_error(verdict, content)
         return content
+
+    async def _watch(self) -> None:
+        await self._endings.recv_multipart()
+        self._reading.cancel()
 
     async def _read(self) -> None:
         try:
             while True:
                 match await self._socket.recv_multipart():
                     case [number, verdict, content]:
+                        self.last_answer = asyncio.get_running_loop().time()
                         waiting = self._waiting.get(number)
                         if waiting and not waiting.done():
                             waiting.set_result((verdict, content))
                     case frames:
                         log.error("the worker at %s sent %d frames, which are no answer", self.address, len(frames))
         finally:
+            error: Exception = NotReady("the worker is gone")
+            if self.last_answer is not None:
+                error = WorkerLost(f"the worker at {self.address} was lost while it computed the batch")
             for waiting in self._waiting.values():
                 if not waiting.done():
-                    waiting.set_exception(NotReady("the worker is gone"))
+                    waiting.set_exception(error)
+                    error = NotReady("the worker is gone")

@@ -2,7 +2,7 @@
 
     batch:  number | lengths of the texts, int32 [n] | ids of all texts end to end, int32 [sum of the lengths]
     answer: number | empty | vectors, float32 [n x dimensions]
-        or: number | REFUSED or UNREADY | why
+        or: number | REFUSED, LOST or UNREADY | why
 
 All numbers are little-endian. An answer carries its batch's number, since a worker may be asked by several gateways and an
 asker may have gone. A batch without texts is a question whether the worker is there.
@@ -16,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.engines.base import Batch, Vectors
+from launcher.errors import EngineError, NotReady, WorkerLost
 
 NOTHING = Batch(np.empty(0, np.int32), np.empty(0, np.int32))
 # Bytes of a batch's number.
 NUMBER_BYTES = 8
 # The batch is at fault, or whoever computes failed on it.
 REFUSED = b"refused"
+# A worker ended or hung while it computed the batch.
+LOST = b"lost"
 # No batch can be computed now.
 UNREADY = b"unready"
 
@@ -48,12 +51,14 @@ def vector_frames(number: bytes, vectors: Vectors) -> list[bytes | memoryview]:
     return [number, b"", np.ascontiguousarray(vectors, "<f4").data if vectors.size else b""]
 
 
-def refusal_frames(number: bytes, reason: str) -> list[bytes]:
-    return [number, REFUSED, reason.encode()]
+def error_frames(number: bytes, error: Exception) -> list[bytes]:
+    verdict = UNREADY if isinstance(error, NotReady) else LOST if isinstance(error, WorkerLost) else REFUSED
+    return [number, verdict, str(error).encode()]
 
 
-def unready_frames(number: bytes, reason: str) -> list[bytes]:
-    return [number, UNREADY, reason.encode()]
+def read_error(verdict: bytes, reason: bytes) -> EngineError | NotReady:
+    kinds: dict[bytes, type[EngineError | NotReady]] = {UNREADY: NotReady, LOST: WorkerLost}
+    return kinds.get(verdict, EngineError)(reason.decode())
 
 
 def read_vectors(frame: bytes, texts: int) -> Vectors:

@@ -20,23 +20,38 @@ class RemoteEngine:
         self.max_batch_tokens = max_batch_tokens
         self._client = WorkerClient(address)
         self._unready_reason: str | None = "the engine is starting"
+        self._available = asyncio.Event()
 
     async def run(self, batch: Batch) -> Vectors:
-        return await self._client.encode(batch)
+        try:
+            return await self._client.encode(batch)
+        except NotReady as error:
+            self._know(str(error))
+            raise
+
+    async def available(self) -> None:
+        await self._available.wait()
 
     async def check(self) -> None:
         """Ask whether it is ready."""
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 await self._client.ready()
-            self._unready_reason = None
+            self._know(None)
         except TimeoutError:
-            self._unready_reason = "the process that owns the engine does not answer"
+            self._know("the process that owns the engine does not answer")
         except (NotReady, EngineError) as error:
-            self._unready_reason = str(error)
+            self._know(str(error))
 
     def unready_reason(self) -> str | None:
         return self._unready_reason
+
+    def _know(self, unready_reason: str | None) -> None:
+        self._unready_reason = unready_reason
+        if unready_reason is None:
+            self._available.set()
+        else:
+            self._available.clear()
 
     async def stop(self) -> None:
         await self._client.close()

@@ -11,7 +11,7 @@ import zmq
 import zmq.asyncio
 
 from launcher.engines.base import Engine
-from launcher.engines.messages import read_batch, refusal_frames, unready_frames, vector_frames
+from launcher.engines.messages import error_frames, read_batch, vector_frames
 from launcher.errors import EngineError, NotReady
 
 log = logging.getLogger(__name__)
@@ -48,15 +48,13 @@ class SharedEngine:
         try:
             batch = read_batch(frames)
         except ValueError as error:
-            return refusal_frames(number, str(error))
+            return error_frames(number, error)
         try:
             if len(batch.lengths):
                 return vector_frames(number, await self._engine.run(batch))
             reason = self._engine.unready_reason()
-            return unready_frames(number, reason) if reason else vector_frames(number, NONE)
-        except NotReady as error:
-            return unready_frames(number, str(error))
+            return error_frames(number, NotReady(reason)) if reason else vector_frames(number, NONE)
         except Exception as error:
-            if not isinstance(error, EngineError):
+            if not isinstance(error, EngineError | NotReady):
                 log.exception("the engine failed on a batch of %d inputs", len(batch.lengths))
-            return refusal_frames(number, str(error))
+            return error_frames(number, error)

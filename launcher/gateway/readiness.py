@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from launcher.errors import NotReady
+
+# None, or why no request can be answered now.
+Source = Callable[[], str | None]
 
 
 class Readiness:
@@ -19,17 +22,23 @@ class Readiness:
 
     def __init__(self) -> None:
         self._phase_reason: str | None = "the server is starting"
-        self._sources: tuple[Callable[[], str | None], ...] = ()
+        self._faults: Sequence[Source] = ()
+        self._pauses: Sequence[Source] = ()
         self._draining = False
         self._arriving: set[asyncio.Task[Any]] = set()
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def serve(self, *sources: Callable[[], str | None]) -> None:
-        """Take requests from now on, unless one of ``sources`` gives a reason against it."""
+    def serve(self, faults: Sequence[Source], pauses: Sequence[Source]) -> None:
+        """Take requests from now on, unless one of ``faults`` gives a reason against it.
+
+        While one of ``pauses`` does, as where the only worker is started anew, requests are taken and wait, within their
+        deadline; who can go elsewhere is told so by ``reason``.
+        """
         self._phase_reason = None
-        self._sources = sources
+        self._faults = faults
+        self._pauses = pauses
 
     def drain(self) -> None:
         self._phase_reason = "the server is shutting down"
@@ -38,15 +47,13 @@ class Readiness:
             task.cancel()
 
     def reason(self) -> str | None:
-        """None when new requests are taken, else why not."""
-        if self._phase_reason:
-            return self._phase_reason
-        return next((reason for source in self._sources if (reason := source())), None)
+        """None when a new request would be answered at once, else why not."""
+        return self._refusal() or _first(self._pauses)
 
     @contextmanager
     def arriving(self) -> Iterator[None]:
         """Hold open while a body is read. Raises ``NotReady`` where no request may begin, or when a drain begins meanwhile."""
-        if reason := self.reason():
+        if reason := self._refusal():
             raise NotReady(reason)
         task = asyncio.current_task()
         assert task
@@ -75,3 +82,10 @@ class Readiness:
     async def idle(self) -> None:
         """Return once no request is being answered."""
         await self._idle.wait()
+
+    def _refusal(self) -> str | None:
+        return self._phase_reason or _first(self._faults)
+
+
+def _first(sources: Sequence[Source]) -> str | None:
+    return next((reason for source in sources if (reason := source())), None)

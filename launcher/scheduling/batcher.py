@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from launcher.engines.base import Batch, Vectors
-from launcher.errors import EngineError, NotReady
+from launcher.engines.base import Batch, Engine, Vectors
+from launcher.errors import EngineError, NotReady, WorkerLost
+from launcher.scheduling.quarantine import Quarantine
 from launcher.scheduling.queue import Job, Lanes, Piece
+from launcher.scheduling.retry import another_try
+
+log = logging.getLogger(__name__)
 
 # How long queries may hold up an ingest that is under way.
 MAX_BULK_WAIT_S = 1.0
 
 
 class Batcher:
-    """Feeds one engine from a queue of jobs.
+    """Feeds ``engine`` from a queue of jobs; ``on_batch(inputs, tokens, seconds)`` is told of each finished batch.
 
-    ``run`` encodes a batch, ``slots`` is how many batches may be in flight, ``on_batch(inputs, tokens, seconds)`` is told
-    of each finished one.
+    Each job ends once, with its vectors or an error. A batch that fails is tried again in parts, until it is known which
+    input is at fault; only the job of that one fails.
     """
 
-    def __init__(
-        self,
-        run: Callable[[Batch], Awaitable[Vectors]],
-        *,
-        slots: int,
-        max_batch_tokens: int,
-        on_batch: Callable[[int, int, float], None],
-    ) -> None:
-        self._run = run
-        self._slots = slots
+    def __init__(self, engine: Engine, *, on_batch: Callable[[int, int, float], None]) -> None:
+        self._engine = engine
         self._on_batch = on_batch
-        self._lanes = Lanes(max_batch_tokens, MAX_BULK_WAIT_S)
+        self._lanes = Lanes(engine.max_batch_tokens, MAX_BULK_WAIT_S)
+        self._quarantine = Quarantine()
         self._arrived = asyncio.Event()
         self._pumps: list[asyncio.Task[None]] = []
         self._stopped = False
 
     def start(self) -> None:
-        self._pumps = [asyncio.create_task(self._pump(), name=f"batcher-{i}") for i in range(self._slots)]
+        self._pumps = [asyncio.create_task(self._pump(), name=f"batcher-{i}") for i in range(self._engine.slots)]
 
     async def stop(self) -> None:
         """End the pumps; what still waits is answered with ``NotReady``."""
@@ -71,6 +69,8 @@ class Batcher:
         job = Job(inputs)
         if self._stopped:
             job.fail(NotReady("the server is shutting down"))
+        elif self._quarantine.holds_any(job.inputs):
+            job.fail(EngineError("workers were lost with one of these inputs before; it is not tried again"))
         else:
             self._lanes.add(job)
             self._arrived.set()
@@ -79,6 +79,7 @@ class Batcher:
     async def _pump(self) -> None:
         while True:
             await self._arrived.wait()
+            await self._engine.available()
             pieces = self._lanes.take(time.monotonic())
             if not self._lanes:
                 self._arrived.clear()
@@ -89,7 +90,7 @@ class Batcher:
         started = time.perf_counter()
         batch = pack_batch(pieces)
         try:
-            vectors = await self._run(batch)
+            vectors = await self._engine.run(batch)
             if len(vectors) != len(batch.lengths):
                 raise EngineError(f"the engine gave {len(vectors)} vectors for {len(batch.lengths)} inputs")
             seconds = time.perf_counter() - started
@@ -98,9 +99,24 @@ class Batcher:
             _fail(pieces, NotReady("the server is shutting down"))
             raise
         except Exception as error:
-            _fail(pieces, error)
+            self._try_again(pieces, error)
             return
         self._on_batch(len(batch.lengths), len(batch.ids), seconds)
+
+    def _try_again(self, pieces: list[Piece], error: Exception) -> None:
+        batches = another_try(pieces, error)
+        for batch in batches:
+            self._lanes.put_back(batch)
+            self._arrived.set()
+        inputs = sum(piece.stop - piece.start for piece in pieces)
+        if batches:
+            log.warning("a batch of %d inputs failed and is tried again in %d: %s", inputs, len(batches), error)
+            return
+        if isinstance(error, WorkerLost):
+            log.error("an input that two workers were lost with is given up")
+            for piece in pieces:
+                self._quarantine.add(piece.job.inputs[piece.start])
+        _fail(pieces, error)
 
 
 def pack_batch(pieces: Sequence[Piece]) -> Batch:

@@ -56,18 +56,19 @@ class Job:
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """Inputs ``start`` to ``stop`` of a job."""
+    """Inputs ``start`` to ``stop`` of a job. ``losses`` counts the workers that were lost while they computed them."""
 
     job: Job
     start: int
     stop: int
+    losses: int = 0
 
 
 class Lanes:
     """Requests that fit one batch go before those that do not, so that a single query does not wait for an ingest.
 
     Bulk that has been passed over for ``max_bulk_wait_s`` goes first once, so that it never starves. A batch is of one lane:
-    a query in a batch filled up with bulk would wait for all of it.
+    a query in a batch filled up with bulk would wait for all of it. What came back from a batch that failed goes before all.
     """
 
     def __init__(self, max_tokens: int, max_bulk_wait_s: float) -> None:
@@ -75,6 +76,7 @@ class Lanes:
         self._max_bulk_wait_s = max_bulk_wait_s
         self._interactive: deque[Job] = deque()
         self._bulk: deque[Job] = deque()
+        self._again: deque[list[Piece]] = deque()
         # When a query went before waiting bulk, for the first time since bulk had a batch.
         self._passed_over_since: float | None = None
 
@@ -82,8 +84,15 @@ class Lanes:
         lane = self._interactive if job.tokens <= self._max_tokens else self._bulk
         lane.append(job)
 
+    def put_back(self, batch: list[Piece]) -> None:
+        """Take this as a batch again, and with nothing added."""
+        self._again.append(batch)
+
     def take(self, now: float) -> list[Piece]:
         """The next batch; empty where nothing waits. ``now`` is in seconds of any steady clock."""
+        while self._again:
+            if pieces := [piece for piece in self._again.popleft() if not piece.job.abandoned]:
+                return pieces
         since = self._passed_over_since
         overdue = since is not None and now - since >= self._max_bulk_wait_s
         if not overdue and (pieces := take_batch(self._interactive, self._max_tokens)):
@@ -94,13 +103,14 @@ class Lanes:
         return take_batch(self._bulk, self._max_tokens) or take_batch(self._interactive, self._max_tokens)
 
     def __bool__(self) -> bool:
-        return bool(self._interactive or self._bulk)
+        return bool(self._interactive or self._bulk or self._again)
 
     def drop_all(self) -> list[Job]:
         """Empty the lanes and return what was in them."""
-        jobs = [*self._interactive, *self._bulk]
+        jobs = [*self._interactive, *self._bulk, *(piece.job for batch in self._again for piece in batch)]
         self._interactive.clear()
         self._bulk.clear()
+        self._again.clear()
         return jobs
 
 

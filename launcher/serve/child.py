@@ -20,6 +20,7 @@ from launcher.serve.signals import Signals
 from launcher.supervisor.elsewhere import Elsewhere
 from launcher.supervisor.gateways import MAX_SETUP_BYTES, READY
 from launcher.telemetry.logs import start_logging
+from launcher.telemetry.metrics import Registry
 
 
 def main(channel_fd: int) -> int:
@@ -38,7 +39,7 @@ async def run_gateway(setup: Setup, channel: socket.socket) -> int:
     plan, server = setup.plan, setup.plan.config.server
     engine = RemoteEngine(setup.engine, slots=setup.slots, max_batch_tokens=plan.max_batch_tokens)
     keeper, tokenizer = Elsewhere(engine), build_tokenizer(plan)
-    parts = build_gateway(plan, setup.model, setup.secrets, tokenizer, engine, keeper, setup.metrics_folder)
+    parts = build_gateway(plan, setup.model, setup.secrets, tokenizer, engine, keeper, Registry(), setup.metrics_folder)
     http = HttpServer(parts.app, server.keep_alive_s)
     asyncio.get_running_loop().add_reader(channel, take_connection, channel, http)
     return await run_server(parts, http, [], server.drain_timeout_s, signals, lambda: channel.sendall(READY))

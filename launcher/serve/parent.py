@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import Any
 
 from launcher.compose import Secrets, build_engine, build_tokenizer, served_model
 from launcher.engines.shared import SharedEngine
@@ -17,6 +17,8 @@ from launcher.serve.listen import announce
 from launcher.serve.setup import Setup
 from launcher.serve.signals import Signals
 from launcher.supervisor.gateways import GatewayProcess, Gateways
+from launcher.supervisor.supervisor import worker_names
+from launcher.telemetry.metrics import ProcessMetrics, Registry, counting_in
 
 CHILD = "launcher.serve.child"
 # Of one gateway: one batch running and one prepared.
@@ -30,15 +32,18 @@ async def run_parent(plan: Plan, secrets: Secrets, listener: socket.socket) -> i
     # Only this user may enter it, and so ask the engine.
     with TemporaryDirectory(prefix="sgl-embed-") as folder:
         address = f"ipc://{folder}/engine"
-        engine, keeper = build_engine(plan, build_tokenizer(plan))
+        names = [f"gateway {number}" for number in range(plan.config.server.processes)]
+        with counting_in(Path(folder)):
+            hooks = ProcessMetrics(Registry(), [*worker_names(len(plan.workers)), *names])
+        engine, keeper = build_engine(plan, build_tokenizer(plan), hooks)
         shared = SharedEngine(engine, address)
-        setup = Setup(plan, model, secrets, address, gateway_slots(engine.slots, plan.config.server.processes), Path(folder))
-        gateways = Gateways(gateway_processes(setup))
+        setup = Setup(plan, model, secrets, address, gateway_slots(engine.slots, len(names)), Path(folder))
+        gateways = Gateways(names, partial(gateway_process, setup), hooks)
         loaded = asyncio.Event()
         keeping = asyncio.create_task(keeper.run(loaded.set), name="engine")
         answering = asyncio.create_task(answer(shared, loaded), name="batches")
         accepting = asyncio.create_task(gateways.hand_out(listener), name="connections")
-        serving = asyncio.create_task(hold(gateways, loaded, lambda: announce(model, listener)), name="gateways")
+        serving = asyncio.create_task(gateways.run(loaded, lambda: announce(model, listener)), name="gateways")
         stop = asyncio.create_task(signals.first.wait(), name="signal")
         try:
             ended, _ = await asyncio.wait({keeping, answering, accepting, serving, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -64,20 +69,13 @@ def gateway_slots(engine_slots: int, processes: int) -> int:
     return max(math.ceil(engine_slots / processes), MIN_SLOTS)
 
 
-def gateway_processes(setup: Setup) -> list[GatewayProcess]:
-    names = [f"gateway {number}" for number in range(setup.plan.config.server.processes)]
-    return [GatewayProcess(name, CHILD, (name, setup), setup.metrics_folder) for name in names]
+def gateway_process(setup: Setup, name: str) -> GatewayProcess:
+    return GatewayProcess(name, CHILD, (name, setup), setup.metrics_folder)
 
 
 async def answer(shared: SharedEngine, loaded: asyncio.Event) -> None:
     await loaded.wait()
     await shared.run()
-
-
-async def hold(gateways: Gateways, loaded: asyncio.Event, on_ready: Callable[[], None]) -> NoReturn:
-    await gateways.start(loaded)
-    on_ready()
-    raise await gateways.death()
 
 
 async def cancel(*tasks: asyncio.Task[Any]) -> None:

@@ -44,7 +44,7 @@ async def run_server(
 
     def open_gates() -> None:
         spare_what_is_loaded()
-        parts.readiness.serve(*parts.unready_reasons)
+        parts.readiness.serve(parts.faults, parts.pauses)
         on_ready()
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from launcher.engines.remote import RemoteEngine
 
 CHECK_EVERY_S = 1.0
+# While batches wait for it.
+CHECK_UNREADY_EVERY_S = 0.1
 
 
 class Elsewhere:
@@ -23,6 +25,6 @@ class Elsewhere:
                 if not told and self._engine.unready_reason() is None:
                     on_ready()
                     told = True
-                await asyncio.sleep(CHECK_EVERY_S)
+                await asyncio.sleep(CHECK_UNREADY_EVERY_S if self._engine.unready_reason() else CHECK_EVERY_S)
         finally:
             await self._engine.stop()

@@ -9,13 +9,16 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 from launcher.errors import EngineError, WorkerDied
+from launcher.supervisor.lives import all_ready, keep_alive
 from launcher.supervisor.process import ChildProcess, unless_dead
+from launcher.telemetry.hooks import ProcessHooks
 from launcher.telemetry.metrics import FOLDER_VARIABLE, forget_process
 
 log = logging.getLogger("launcher.supervisor")
@@ -96,24 +99,36 @@ class GatewayProcess:
 
 
 class Gateways:
-    """The processes of one server, which end together."""
+    """The gateway processes of one server: one for each of ``names``, made by ``make`` for each of its lives."""
 
-    def __init__(self, processes: Sequence[GatewayProcess]) -> None:
-        self._processes = processes
-        self._turn = cycle(processes)
+    def __init__(self, names: Sequence[str], make: Callable[[str], GatewayProcess], hooks: ProcessHooks) -> None:
+        self._make = make
+        self._hooks = hooks
+        # The present life of each; before the first, none.
+        self._processes: dict[str, GatewayProcess] = {}
+        self._names = names
+        self._turn = cycle(names)
 
-    async def start(self, engine_ready: asyncio.Event) -> None:
-        """Start all; return once each takes requests, which none does before the engine is ready.
+    async def run(self, engine_ready: asyncio.Event, on_ready: Callable[[], None]) -> NoReturn:
+        """Start all, call ``on_ready`` once each takes requests, which none does before the engine is ready, and keep them.
 
-        Raises ``WorkerDied`` where one ends, ``EngineError`` where one is too slow.
+        When it is cancelled they live on, for ``drain`` or ``kill``. Raises ``EngineError`` where one does not come up the
+        first time, or keeps on ending.
         """
+        ready = {name: asyncio.Event() for name in self._names}
+        keeping = [
+            asyncio.create_task(keep_alive(name, partial(self._live, name, engine_ready), self._hooks, ready[name].set))
+            for name in self._names
+        ]
         try:
-            async with asyncio.TaskGroup() as group:
-                for process in self._processes:
-                    group.create_task(self._start(process, engine_ready))
-        except ExceptionGroup as failures:
-            # The first to fail is the cause; the others were cancelled for it.
-            raise failures.exceptions[0] from None
+            await all_ready(keeping, list(ready.values()))
+            on_ready()
+            ended, _ = await asyncio.wait(keeping, return_when=asyncio.FIRST_COMPLETED)
+            raise next(error for task in ended if (error := task.exception()))
+        finally:
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
 
     async def hand_out(self, listener: socket.socket) -> NoReturn:
         """Accept connections and give them to the processes in turn.
@@ -134,22 +149,12 @@ class Gateways:
             with connection:
                 await self._give(connection)
 
-    async def death(self) -> WorkerDied:
-        """Wait for the first that ends."""
-        deaths = [asyncio.create_task(process.exited()) for process in self._processes]
-        try:
-            first, _ = await asyncio.wait(deaths, return_when=asyncio.FIRST_COMPLETED)
-            return first.pop().result()
-        finally:
-            for death in deaths:
-                death.cancel()
-
     async def drain(self, timeout_s: float, hurry: asyncio.Event) -> bool:
         """Have each finish its accepted requests and end; ``hurry`` or the timeout ends the wait.
 
         Returns whether every accepted request was answered. None lives on return.
         """
-        started = [process for process in self._processes if process.started]
+        started = [process for process in self._processes.values() if process.started]
         ends = asyncio.gather(*(process.exited() for process in started))
         self._signal(signal.SIGTERM)
         hurried: asyncio.Future[Any] = asyncio.create_task(hurry.wait())
@@ -163,26 +168,44 @@ class Gateways:
         return not any(code and process.was_ready for process, code in zip(started, codes, strict=True))
 
     async def kill(self) -> None:
-        await asyncio.gather(*(process.kill() for process in self._processes))
+        await asyncio.gather(*(process.kill() for process in self._processes.values()))
 
     async def _give(self, connection: socket.socket) -> None:
-        count = len(self._processes)
-        while not any(process.give(connection) for process in islice(self._turn, count)):  # noqa: ASYNC110 - nobody tells of room
+        while not any(process.give(connection) for process in self._candidates()):  # noqa: ASYNC110 - nobody tells of room
             await asyncio.sleep(RETRY_S)
 
+    def _candidates(self) -> list[GatewayProcess]:
+        """In turn; those that start last, which is where probes go while there are no others."""
+        in_turn = [self._processes[name] for name in islice(self._turn, len(self._names)) if name in self._processes]
+        # islice leaves the turn where it began; the next connection begins one further.
+        next(self._turn)
+        return sorted(in_turn, key=lambda process: not process.was_ready)
+
     def _signal(self, number: int) -> None:
-        for process in self._processes:
+        for process in self._processes.values():
             process.signal(number)
 
-    async def _start(self, process: GatewayProcess, engine_ready: asyncio.Event) -> None:
+    async def _live(self, name: str, engine_ready: asyncio.Event, on_ready: Callable[[], None]) -> NoReturn:
+        process = self._processes[name] = self._make(name)
         await process.start()
-        ready = asyncio.create_task(process.ready())
-        opened = asyncio.create_task(engine_ready.wait())
         try:
-            await asyncio.wait({ready, opened}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait_for(ready, START_TIMEOUT_S)
-        except TimeoutError:
-            raise EngineError(f"{process.name} took no requests within {START_TIMEOUT_S:g} s") from None
-        finally:
-            ready.cancel()
-            opened.cancel()
+            await _ready(process, engine_ready)
+            on_ready()
+            raise await process.exited()
+        except EngineError:
+            await process.kill()
+            raise
+
+
+async def _ready(process: GatewayProcess, engine_ready: asyncio.Event) -> None:
+    """Raises ``WorkerDied`` where it ends, ``EngineError`` where it takes no requests long after the engine is ready."""
+    ready = asyncio.create_task(process.ready())
+    opened = asyncio.create_task(engine_ready.wait())
+    try:
+        await asyncio.wait({ready, opened}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait_for(ready, START_TIMEOUT_S)
+    except TimeoutError:
+        raise EngineError(f"{process.name} took no requests within {START_TIMEOUT_S:g} s") from None
+    finally:
+        ready.cancel()
+        opened.cancel()

@@ -20,6 +20,8 @@ TAIL_LINES = 60
 LONGEST_LINE_BYTES = 65536
 # From SIGKILL to the end of the last process of the group.
 KILL_TIMEOUT_S = 5.0
+# From the end of a process's sockets to its own, which says more about the cause.
+EXIT_TIMEOUT_S = 2.0
 # Below the range from which Linux takes the ports of outgoing connections (32768 on): the child binds its port half a minute
 # after it was found free.
 PORTS = range(20000, 30000)
@@ -189,11 +191,13 @@ class _Inherited:
 
 
 async def unless_dead(process: ChildProcess, work: Awaitable[None]) -> None:
-    """Wait for ``work``; raises ``WorkerDied`` as soon as the process ends."""
+    """Wait for ``work``; raises ``WorkerDied`` as soon as the process ends, or where that is why the work failed."""
     working = asyncio.ensure_future(work)
     death = asyncio.create_task(process.exited())
     try:
         await asyncio.wait({working, death}, return_when=asyncio.FIRST_COMPLETED)
+        if not death.done() and working.exception():
+            await asyncio.wait({death}, timeout=EXIT_TIMEOUT_S)
         if death.done():
             raise death.result()
         working.result()
@@ -203,18 +207,13 @@ async def unless_dead(process: ChildProcess, work: Awaitable[None]) -> None:
         await asyncio.gather(working, death, return_exceptions=True)
 
 
-def free_ports(count: int) -> list[int]:
-    """Different loopback ports that nobody listens on now. Raises ``EngineError`` where there are none."""
-    found: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
-        if len(found) == count:
-            break
+def free_port(ports: Sequence[int]) -> int:
+    """One of ``ports`` that nobody listens on at loopback now. Raises ``EngineError`` where there is none."""
+    for port in random.sample(ports, len(ports)):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            found.append(port)
-    if len(found) < count:
-        raise EngineError(f"no {count} free ports from {PORTS.start} to {PORTS.stop - 1}")
-    return found
+            return port
+    raise EngineError(f"no free port from {min(ports)} to {max(ports)}")
 
 
 def _die_with_parent() -> Callable[[], None] | None:

@@ -1,122 +1,108 @@
-"""Starts SGLang workers, tests each before it serves, and watches them."""
+"""Keeps the SGLang workers of one server."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import NoReturn
 
-from launcher.engines.base import Batch, Vectors
-from launcher.engines.client import MAX_SOCKET_PATH_BYTES, WorkerClient
-from launcher.engines.sglang.argv import WorkerSpec, worker_argv, worker_env
+from launcher.engines.base import Batch
+from launcher.engines.client import MAX_SOCKET_PATH_BYTES
+from launcher.engines.sglang.argv import WorkerSpec
 from launcher.engines.sglang.engine import SglangEngine
 from launcher.errors import EngineError
-from launcher.supervisor.process import ChildProcess, free_ports, unless_dead
+from launcher.supervisor.lives import all_ready
+from launcher.supervisor.process import PORTS
+from launcher.supervisor.worker import SelfTest, Upkeep, Worker
+from launcher.telemetry.hooks import ProcessHooks
 
 log = logging.getLogger("launcher.supervisor")
 
-# SGLang looks for the signal every 5 s once it has served a request.
-STOP_TIMEOUT_S = 10.0
-
-LONGEST_SOCKET_NAME = len("/worker-999")
-
-SelfTest = Callable[[Callable[[Batch], Awaitable[Vectors]]], Awaitable[None]]
+# The number of the worker, and that of its life.
+LONGEST_SOCKET_NAME = len("/worker-999.99999")
 
 
 class Supervisor:
-    """Keeps one process per spec and adds each to ``engine`` once ``self_test`` passed on it.
-
-    ``start_timeout_s`` counts from process start to a passed self-test.
-    """
+    """Keeps one worker per spec and has ``engine`` know those that take batches. The rest is as ``Upkeep`` says."""
 
     def __init__(
-        self, specs: Sequence[WorkerSpec], engine: SglangEngine, self_test: SelfTest, *, start_timeout_s: float
+        self,
+        specs: Sequence[WorkerSpec],
+        engine: SglangEngine,
+        self_test: SelfTest,
+        *,
+        canary: Batch,
+        hooks: ProcessHooks,
+        start_timeout_s: float,
+        hang_timeout_s: float,
     ) -> None:
         self._specs = specs
         self._engine = engine
         self._self_test = self_test
+        self._canary = canary
+        self._hooks = hooks
         self._start_timeout_s = start_timeout_s
-        self._processes: list[ChildProcess] = []
+        self._hang_timeout_s = hang_timeout_s
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Start all workers, call ``on_ready``, and watch until cancelled; every process has ended on return.
+        """Start all workers, call ``on_ready`` once each was ready, and keep them until cancelled; every process has ended
+        on return.
 
-        Raises ``WorkerDied`` as soon as a worker ends, ``EngineError`` where one cannot start, is too slow or gives wrong
-        vectors.
+        Raises ``EngineError`` where one does not become ready the first time, and when the last is given up.
         """
         # Only this user may enter it, and so send batches; a worker's own HTTP API listens on loopback, without a key.
         with TemporaryDirectory(prefix="sgl-embed-") as folder:
             _refuse_long(folder)
+            upkeep = Upkeep(
+                engine=self._engine,
+                folder=Path(folder),
+                self_test=self._self_test,
+                canary=self._canary,
+                hooks=self._hooks,
+                start_timeout_s=self._start_timeout_s,
+                hang_timeout_s=self._hang_timeout_s,
+            )
+            step = len(self._specs)
+            workers = [
+                Worker(name, spec, PORTS[number::step], upkeep)
+                for number, (name, spec) in enumerate(zip(worker_names(step), self._specs, strict=True))
+            ]
+            ready = [asyncio.Event() for _ in workers]
+            keeping = [asyncio.create_task(worker.run(event.set)) for worker, event in zip(workers, ready, strict=True)]
             try:
-                await self._start_all(Path(folder))
+                await all_ready(keeping, ready)
                 on_ready()
-                await self._watch()
+                await _outlive(keeping)
             finally:
-                await self._stop_all()
+                await self._engine.stop()
+                await _cancel(keeping)
 
-    async def _start_all(self, folder: Path) -> None:
-        ports = free_ports(len(self._specs))
-        try:
-            async with asyncio.TaskGroup() as group:
-                for number, (spec, port) in enumerate(zip(self._specs, ports, strict=True)):
-                    address = f"ipc://{folder}/worker-{number}"
-                    group.create_task(self._start(f"worker {number}", spec, port, address))
-        except ExceptionGroup as failures:
-            # The first to fail is the cause; the others were cancelled for it.
-            raise failures.exceptions[0] from None
 
-    async def _watch(self) -> None:
-        deaths = [asyncio.create_task(process.exited()) for process in self._processes]
-        try:
-            first, _ = await asyncio.wait(deaths, return_when=asyncio.FIRST_COMPLETED)
-            raise first.pop().result()
-        finally:
-            for death in deaths:
-                death.cancel()
+def worker_names(count: int) -> list[str]:
+    return [f"worker {number}" for number in range(count)]
 
-    async def _stop_all(self) -> None:
-        await self._engine.stop()
-        await asyncio.gather(*(process.stop(STOP_TIMEOUT_S) for process in self._processes))
 
-    async def _start(self, name: str, spec: WorkerSpec, port: int, address: str) -> None:
-        # A start is full of warnings that do not hold for an encoder; the process keeps the last of them for its death.
-        level = logging.DEBUG
+async def _outlive(keeping: Sequence[asyncio.Task[NoReturn]]) -> NoReturn:
+    """As long as one worker is kept, the server has an engine. Raises what the last was given up for."""
+    left = set(keeping)
+    while True:
+        ended, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            error = task.exception()
+            assert error is not None
+            if not left or not isinstance(error, EngineError):
+                raise error
+            log.error("%s; it is given up, %d of %d workers are left", error, len(left), len(keeping))
 
-        def relay(line: str) -> None:
-            log.log(level, "%s: %s", name, line)
 
-        process = ChildProcess(name, worker_argv(spec, port=port), worker_env(spec, batches=address), relay)
-        self._processes.append(process)
-        log.info("%s: starting SGLang (takes 15-60 s)", name)
-        await process.start()
-        client = WorkerClient(address)
-        try:
-            async with asyncio.timeout(self._start_timeout_s):
-                await self._timed(f"{name}: model loaded", unless_dead(process, client.ready()))
-                await self._timed(f"{name}: self-test passed", unless_dead(process, self._self_test(client.encode)))
-        except BaseException as error:
-            await client.close()
-            if isinstance(error, TimeoutError):
-                raise EngineError(self._too_slow(process)) from None
-            raise
-        level = logging.INFO
-        self._engine.add(client)
-
-    async def _timed(self, done: str, work: Coroutine[Any, Any, None]) -> None:
-        started = time.perf_counter()
-        await work
-        log.info("%s in %.1f s", done, time.perf_counter() - started)
-
-    def _too_slow(self, process: ChildProcess) -> str:
-        return (
-            f"{process.name} was not ready within {self._start_timeout_s:g} s (engine.sglang.start_timeout_s); "
-            f"the last it printed:\n{process.tail}"
-        )
+async def _cancel(tasks: Sequence[asyncio.Task[NoReturn]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _refuse_long(folder: str) -> None:

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 CacheLevel = Literal["memory", "redis"]
 Task = Literal["embeddings", "tokenize"]
 Stage = Literal["tokenize", "cache", "queue", "inference", "encode"]
+ProcessState = Literal["new", "starting", "ready", "draining", "dead"]
 
 
 class Hooks(Protocol):
@@ -28,3 +29,13 @@ class Hooks(Protocol):
 
     def batch(self, inputs: int, tokens: int, seconds: float) -> None:
         """The engine finished a batch."""
+
+
+class ProcessHooks(Protocol):
+    """About the processes that the server started: its workers, and its gateways where there are several."""
+
+    def process_state(self, process: str, state: ProcessState) -> None:
+        """Its state from now on."""
+
+    def process_restart(self, process: str) -> None:
+        """Another is started in the place of one that ended."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from launcher.telemetry.hooks import CacheLevel, Stage, Task
+from launcher.telemetry.hooks import CacheLevel, ProcessState, Stage, Task
 
 # Read by prometheus_client when it is imported.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+Registry = CollectorRegistry
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 POWERS_OF_FOUR = tuple(4.0**n for n in range(9))
 # How a gauge's values in several processes become one.
@@ -28,8 +31,14 @@ class Metrics:
     naming it, and each then shows what all of them counted.
     """
 
-    def __init__(self, model_info: Mapping[str, str], ready: Callable[[], bool], folder: Path | None = None) -> None:
-        self._registry = registry = CollectorRegistry()
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        model_info: Mapping[str, str],
+        ready: Callable[[], bool],
+        folder: Path | None = None,
+    ) -> None:
+        self._registry = registry
         self._ready = ready
         self._folder = folder
 
@@ -98,6 +107,48 @@ class Metrics:
     def render(self) -> bytes:
         self._is_ready.set(float(self._ready()))
         return generate_latest(everyones(self._folder) if self._folder else self._registry)
+
+
+class ProcessMetrics:
+    """Implements ``ProcessHooks`` for these ``processes``. All series exist at 0 from the first scrape on."""
+
+    def __init__(self, registry: CollectorRegistry, processes: Sequence[str]) -> None:
+        states = Gauge(
+            "embedding_process_state",
+            "1 for the state in which a process of this server is.",
+            ["process", "state"],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        restarts = Counter(
+            "embedding_process_restarts", "Processes started in the place of one that ended.", ["process"], registry=registry
+        )
+        self._states = {
+            process: {state: states.labels(process, state) for state in get_args(ProcessState)} for process in processes
+        }
+        self._restarts = {process: restarts.labels(process) for process in processes}
+
+    def process_state(self, process: str, state: ProcessState) -> None:
+        for candidate, series in self._states[process].items():
+            series.set(candidate == state)
+
+    def process_restart(self, process: str) -> None:
+        self._restarts[process].inc()
+
+
+@contextmanager
+def counting_in(folder: Path) -> Iterator[None]:
+    """What is made meanwhile counts in ``folder``, in a process that was started without ``FOLDER_VARIABLE``.
+
+    The variable is not left behind: other programs that this process starts would take it for theirs.
+    """
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    kept, values.ValueClass = values.ValueClass, values.MultiProcessValue()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        values.ValueClass = kept
+        del os.environ[FOLDER_VARIABLE]
 
 
 def everyones(folder: Path) -> CollectorRegistry:

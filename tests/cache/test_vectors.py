@@ -15,6 +15,7 @@ from launcher.cache.base import Level
 from launcher.cache.memory import MemoryCache
 from launcher.cache.redis import RedisCache
 from launcher.embedding.vectors import Found, VectorSource
+from launcher.engines import base
 from launcher.engines.base import Batch
 from launcher.errors import EngineError
 from launcher.scheduling.admission import Admission
@@ -44,8 +45,11 @@ class Setup:
     redis: RedisCache | None
 
 
-class Engine:
+class Engine(base.Engine):
     """Takes its time, in turns of the event loop, and fails at some batches."""
+
+    slots = 2
+    max_batch_tokens = MAX_BATCH_TOKENS
 
     def __init__(self, seed: int, failures: float) -> None:
         self.encoded: list[bytes] = []
@@ -75,7 +79,7 @@ async def build(
     stack: AsyncExitStack, names: str, redis_url: str, *, deduplicate: bool = True, failures: float = 0.0, seed: int = 0
 ) -> Setup:
     engine, admission = Engine(seed, failures), Admission(10**6)
-    batcher = Batcher(engine.run, slots=2, max_batch_tokens=MAX_BATCH_TOKENS, on_batch=lambda *_: None)
+    batcher = Batcher(engine, on_batch=lambda *_: None)
     batcher.start()
     stack.push_async_callback(batcher.stop)
     encoder: Encoder = SeparateEncoder(admission, batcher)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import EngineError, WorkerDied
-from launcher.supervisor import gateways
+from launcher.supervisor import backoff, gateways
 from launcher.supervisor.gateways import GatewayProcess, Gateways
+from launcher.telemetry.metrics import ProcessMetrics, Registry
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -36,103 +37,154 @@ while True:
     with socket.socket(fileno=fds[0]) as connection:
         connection.sendall(name.encode())
 """
-Make = Callable[..., Gateways]
+
+
+class Started:
+    """Gateways that run in a task of their own."""
+
+    def __init__(self, folder: Path, *faults: str) -> None:
+        names = [f"gateway {i}" for i in range(len(faults))]
+        self.faults = dict(zip(names, faults, strict=True))
+        self.lives = dict.fromkeys(names, 0)
+        self.engine_ready = asyncio.Event()
+        self.ready = asyncio.Event()
+        self.registry = Registry()
+        self._folder = folder
+        self.gateways = Gateways(names, self._make, ProcessMetrics(self.registry, names))
+        self.task = asyncio.create_task(self.gateways.run(self.engine_ready, self.ready.set))
+
+    def _make(self, name: str) -> GatewayProcess:
+        self.lives[name] += 1
+        return GatewayProcess(name, "stand_in_gateway", (name, self.faults[name]), self._folder)
+
+    async def serving(self) -> Started:
+        self.engine_ready.set()
+        waiting = asyncio.create_task(self.ready.wait())
+        await asyncio.wait({waiting, self.task}, timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+        assert self.ready.is_set()
+        return self
+
+    def process(self, number: int) -> GatewayProcess:
+        return self.gateways._processes[f"gateway {number}"]
+
+    async def again(self, number: int, life: int) -> None:
+        """Wait until this life of a gateway takes requests."""
+        async with asyncio.timeout(DEADLINE_S):
+            while self.lives[f"gateway {number}"] < life or not self.process(number).was_ready:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    async def drain(self, timeout_s: float = DEADLINE_S, hurry: asyncio.Event | None = None) -> bool:
+        self.task.cancel()
+        await asyncio.wait({self.task})
+        return await self.gateways.drain(timeout_s, hurry or asyncio.Event())
+
+
+Start = Callable[..., Started]
 
 
 @pytest.fixture
-async def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     (tmp_path / "stand_in_gateway.py").write_text(CHILD)
     monkeypatch.syspath_prepend(tmp_path)
-    made: list[Gateways] = []
+    made: list[Started] = []
 
-    def with_faults(*faults: str) -> Gateways:
-        processes = [
-            GatewayProcess(f"gateway {i}", "stand_in_gateway", (f"gateway {i}", fault), tmp_path)
-            for i, fault in enumerate(faults)
-        ]
-        made.append(Gateways(processes))
+    def with_faults(*faults: str) -> Started:
+        made.append(Started(tmp_path, *faults))
         return made[-1]
 
     yield with_faults
     for each in made:
-        await each.kill()
+        each.task.cancel()
+        await asyncio.wait({each.task})
+        await each.gateways.kill()
 
 
-def ready_engine() -> asyncio.Event:
-    ready = asyncio.Event()
-    ready.set()
-    return ready
+async def who_answers(listener: socket.socket) -> str:
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    name = (await reader.read()).decode()
+    writer.close()
+    return name
 
 
-async def test_connections_are_handed_out_in_turn_and_past_a_dead_process(make: Make) -> None:
-    three = make("none", "none", "none")
-    await three.start(ready_engine())
+async def test_connections_are_handed_out_in_turn(start: Start) -> None:
+    three = await start("none", "none", "none").serving()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        handing = asyncio.create_task(three.hand_out(listener))
-
-        async def who_answers() -> str:
-            reader, writer = await asyncio.open_connection(*listener.getsockname())
-            name = (await reader.read()).decode()
-            writer.close()
-            return name
-
-        assert [await who_answers() for _ in range(6)] == ["gateway 0", "gateway 1", "gateway 2"] * 2
-        first = three._processes[0]
-        first.signal(signal.SIGKILL)
-        await first.exited()
-        assert [await who_answers() for _ in range(4)] == ["gateway 1", "gateway 2"] * 2
+        handing = asyncio.create_task(three.gateways.hand_out(listener))
+        assert [await who_answers(listener) for _ in range(6)] == ["gateway 0", "gateway 1", "gateway 2"] * 2
         handing.cancel()
 
 
-async def test_a_death_at_the_start_is_told(make: Make) -> None:
+async def test_one_that_was_killed_is_started_again_and_the_others_go_on(start: Start) -> None:
+    two = await start("none", "none").serving()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        handing = asyncio.create_task(two.gateways.hand_out(listener))
+        # Slow to come back, so that there is a time without it.
+        two.faults["gateway 0"] = "silent"
+        two.process(0).signal(signal.SIGKILL)
+        await two.process(0).exited()
+        assert [await who_answers(listener) for _ in range(3)] == ["gateway 1"] * 3
+        async with asyncio.timeout(DEADLINE_S):
+            while two.lives["gateway 0"] < 2:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.005)
+        assert [await who_answers(listener) for _ in range(3)] == ["gateway 1"] * 3
+        two.faults["gateway 0"] = "none"
+        two.process(0).signal(signal.SIGKILL)
+        await two.again(0, life=3)
+        assert {await who_answers(listener) for _ in range(4)} == {"gateway 0", "gateway 1"}
+        handing.cancel()
+    assert two.registry.get_sample_value("embedding_process_restarts_total", {"process": "gateway 0"}) == 2
+    assert two.registry.get_sample_value("embedding_process_restarts_total", {"process": "gateway 1"}) == 0
+    assert not two.task.done()
+
+
+async def test_a_death_at_the_start_is_told(start: Start) -> None:
     with pytest.raises(WorkerDied, match=r"gateway 1 ended \(exit status 3\)"):
-        await make("none", "dies").start(asyncio.Event())
+        await start("none", "dies").task
 
 
-async def test_one_that_says_nothing_is_given_up_once_the_engine_is_ready(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_keeps_dying_is_given_up(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "MAX_FAILURES", 2)
+    two = await start("none", "none").serving()
+    two.faults["gateway 1"] = "dies"
+    two.process(1).signal(signal.SIGKILL)
+    with pytest.raises(WorkerDied, match=r"gateway 1 ended \(exit status 3\)"):
+        await asyncio.wait_for(two.task, DEADLINE_S)
+    assert two.lives == {"gateway 0": 1, "gateway 1": 3}
+
+
+async def test_one_that_says_nothing_is_given_up_once_the_engine_is_ready(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gateways, "START_TIMEOUT_S", 0.2)
-    engine_ready = asyncio.Event()
-    starting = asyncio.create_task(make("none", "silent").start(engine_ready))
+    two = start("none", "silent")
     # The engine's own start has its own deadline.
-    assert not (await asyncio.wait({starting}, timeout=0.5))[0]
-    engine_ready.set()
+    assert not (await asyncio.wait({two.task}, timeout=0.5))[0]
+    two.engine_ready.set()
     with pytest.raises(EngineError, match=r"gateway 1 took no requests within 0\.2 s"):
-        await starting
-
-
-async def test_a_later_death_is_told(make: Make) -> None:
-    two = make("none", "none")
-    await two.start(ready_engine())
-    two._processes[1].signal(signal.SIGKILL)
-    assert str(await two.death()) == "gateway 1 ended (killed by signal 9)"
+        await two.task
 
 
 @pytest.mark.parametrize(("fault", "answered"), [("none", True), ("unanswered", False)])
-async def test_a_drain_tells_whether_every_request_was_answered(make: Make, fault: str, answered: bool) -> None:
-    two = make("none", fault)
-    await two.start(ready_engine())
-    assert await two.drain(DEADLINE_S, asyncio.Event()) == answered
+async def test_a_drain_tells_whether_every_request_was_answered(start: Start, fault: str, answered: bool) -> None:
+    assert await (await start("none", fault).serving()).drain() == answered
 
 
-async def test_a_drain_can_be_hurried(make: Make) -> None:
-    two = make("none", "slow")
-    await two.start(ready_engine())
+async def test_a_drain_can_be_hurried(start: Start) -> None:
+    two = await start("none", "slow").serving()
     hurry = asyncio.Event()
     draining = asyncio.create_task(two.drain(600.0, hurry))
-    assert (await two.death()).worker == "gateway 0"
+    assert (await two.process(0).exited()).worker == "gateway 0"
     assert not draining.done()
     hurry.set()
     assert await draining
 
 
-async def test_a_drain_during_the_start_leaves_nothing(make: Make) -> None:
-    two = make("silent", "silent")
-    starting = asyncio.create_task(two.start(asyncio.Event()))
-    while not all(process.started for process in two._processes):  # noqa: ASYNC110 - it tells nobody
+async def test_a_drain_during_the_start_leaves_nothing(start: Start) -> None:
+    two = start("silent", "silent")
+    while len(two.gateways._processes) < 2 or not all(two.process(n).started for n in range(2)):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0)
-    pids = [process._process.pid for process in two._processes]
-    starting.cancel()
-    assert await two.drain(DEADLINE_S, asyncio.Event())
+    pids = [two.process(n)._process.pid for n in range(2)]
+    assert await two.drain()
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

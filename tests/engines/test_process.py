@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from launcher.errors import EngineError
-from launcher.supervisor.process import TAIL_LINES, ChildProcess, free_ports
+from launcher.supervisor.process import TAIL_LINES, ChildProcess, free_port
 
 DEADLINE_S = 20.0
 # A child that starts a grandchild holding the same output, and names it.
@@ -179,6 +180,10 @@ async def test_the_child_does_not_outlive_a_killed_parent() -> None:
     assert await gone(inner)
 
 
-def test_free_ports_differ() -> None:
-    ports = free_ports(8)
-    assert len(set(ports)) == 8
+def test_a_port_that_is_taken_is_not_free() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(EngineError, match="no free port"):
+            free_port([port])
+    assert free_port([port]) == port

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,9 +19,14 @@ from launcher.engines.base import Batch, Vectors
 from launcher.engines.sglang.argv import WorkerSpec
 from launcher.engines.sglang.engine import SglangEngine
 from launcher.errors import EngineError, NotReady, WorkerDied
-from launcher.supervisor.supervisor import Supervisor
+from launcher.scheduling.batcher import Batcher
+from launcher.supervisor import backoff, watchdog, worker
+from launcher.supervisor.supervisor import Supervisor, worker_names
+from launcher.telemetry.hooks import ProcessState
+from launcher.telemetry.metrics import ProcessMetrics, Registry
 
 DEADLINE_S = 20.0
+CANARY = Batch(np.array([101, 102], np.int32), np.array([2], np.int32))
 BATCH = Batch(np.array([101, 102, 101], np.int32), np.array([2, 1], np.int32))
 Run = Callable[[Batch], Awaitable[Vectors]]
 
@@ -27,7 +34,7 @@ Run = Callable[[Batch], Awaitable[Vectors]]
 WORKER = """#!{python}
 import os, sys, time
 import numpy as np, zmq
-from launcher.engines.messages import read_batch, vector_frames
+from launcher.engines.messages import error_frames, read_batch, vector_frames
 fault = os.environ["SGLEMBED_POOLING"]
 print("pid", os.getpid(), flush=True)
 if fault == "dies-at-start":
@@ -36,12 +43,27 @@ if fault == "never-listens":
     time.sleep(600)
 socket = zmq.Context().socket(zmq.ROUTER)
 socket.bind(os.environ["SGLEMBED_BATCHES"])
+batches = 0
+vector = np.array([0.6, 0.8], np.float32)
 while True:
     asker, number, *frames = socket.recv_multipart()
     texts = len(read_batch(frames).lengths)
+    batches += bool(texts)
     if texts and fault == "dies-at-work":
         os._exit(7)
-    socket.send_multipart([asker, *vector_frames(number, np.tile(np.array([0.6, 0.8], np.float32), (texts, 1)))])
+    # Its self-test and the first canary pass.
+    if batches == 3:
+        if fault == "hangs-at-work":
+            time.sleep(600)
+        if fault == "closes-at-work":
+            socket.close()
+            time.sleep(600)
+        if fault == "wrong-at-work":
+            vector = np.array([1.0, -0.4], np.float32)
+        if fault == "refuses-at-work":
+            socket.send_multipart([asker, *error_frames(number, ValueError("broken"))])
+            continue
+    socket.send_multipart([asker, *vector_frames(number, np.tile(vector, (texts, 1)))])
 """
 
 
@@ -75,10 +97,20 @@ class Started:
         specs: list[WorkerSpec],
         self_test: Callable[[Run], Awaitable[None]] = one_batch,
         start_timeout_s: float = DEADLINE_S,
+        hang_timeout_s: float = DEADLINE_S,
     ) -> None:
         self.engine = SglangEngine(max_batch_tokens=64, workers=len(specs))
+        self.registry = Registry()
         self._ready = asyncio.Event()
-        supervisor = Supervisor(specs, self.engine, self_test, start_timeout_s=start_timeout_s)
+        supervisor = Supervisor(
+            specs,
+            self.engine,
+            self_test,
+            canary=CANARY,
+            hooks=ProcessMetrics(self.registry, worker_names(len(specs))),
+            start_timeout_s=start_timeout_s,
+            hang_timeout_s=hang_timeout_s,
+        )
         self.task = asyncio.create_task(supervisor.run(self._ready.set))
 
     @property
@@ -90,12 +122,38 @@ class Started:
         await asyncio.wait({waiting, self.task}, timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
         assert self.was_ready
 
+    def state(self, worker: int) -> str:
+        return next(state for state in get_args(ProcessState) if self._value("state", worker, state=state))
+
+    def restarts(self, worker: int) -> float:
+        return self._value("restarts_total", worker)
+
+    def _value(self, name: str, worker: int, **labels: str) -> float:
+        value = self.registry.get_sample_value(f"embedding_process_{name}", {"process": f"worker {worker}", **labels})
+        assert value is not None
+        return value
+
+    async def cancelled(self) -> None:
+        self.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await self.end()
+
+    async def until(self, worker: int, state: str) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while self.state(worker) != state:  # noqa: ASYNC110 - a metric tells nobody
+                await asyncio.sleep(0.005)
+
     async def end(self) -> None:
         await asyncio.wait_for(asyncio.shield(self.task), DEADLINE_S)
 
 
 def pids(caplog: pytest.LogCaptureFixture) -> list[int]:
     return [int(text.rpartition(" ")[2]) for text in caplog.messages if ": pid " in text]
+
+
+def pid_of(caplog: pytest.LogCaptureFixture, worker: str) -> int:
+    """Of its latest life."""
+    return int(next(text for text in reversed(caplog.messages) if text.startswith(f"{worker}: pid ")).rpartition(" ")[2])
 
 
 def running(pid: int) -> bool:
@@ -163,12 +221,106 @@ async def test_a_death_during_the_self_test_is_told_as_a_death(spec: Callable[..
     assert died.value.exit_code == 7
 
 
-async def test_a_death_at_work_ends_it(spec: Callable[..., WorkerSpec], caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_worker_that_was_killed_is_started_again(
+    spec: Callable[..., WorkerSpec], caplog: pytest.LogCaptureFixture
+) -> None:
     started = Started([spec(), spec()])
     await started.ready()
-    os.kill(pids(caplog)[0], signal.SIGKILL)
-    with pytest.raises(WorkerDied, match="killed by signal 9"):
-        await started.end()
+    assert (started.state(0), started.state(1)) == ("ready", "ready")
+    killed = pid_of(caplog, "worker 0")
+    os.kill(killed, signal.SIGKILL)
+    await started.until(0, "starting")
+    # The other goes on meanwhile.
+    assert started.engine.unready_reason() is None
+    assert (await started.engine.run(BATCH)).shape == (2, 2)
+    await started.until(0, "ready")
+    assert (started.restarts(0), started.restarts(1)) == (1, 0)
+    assert any("worker 0 ended (killed by signal 9); it is started again in 0 s" in text for text in caplog.messages)
+    assert pid_of(caplog, "worker 0") != killed
+    for _ in range(4):
+        assert (await started.engine.run(BATCH)).shape == (2, 2)
+    await started.cancelled()
+    assert started.state(0) == "draining"
+    assert not any(map(running, pids(caplog)))
+
+
+async def test_what_is_asked_while_the_only_worker_is_started_again_waits(
+    spec: Callable[..., WorkerSpec], caplog: pytest.LogCaptureFixture
+) -> None:
+    started = Started([spec()])
+    await started.ready()
+    batcher = Batcher(started.engine, on_batch=lambda *_: None)
+    batcher.start()
+    os.kill(pid_of(caplog, "worker 0"), signal.SIGKILL)
+    jobs = await asyncio.gather(*(batcher.encode([np.array([101], np.int32)]) for _ in range(20)))
+    assert all(np.allclose(job.vectors, [[0.6, 0.8]]) for job in jobs)
+    assert started.restarts(0) == 1
+    await batcher.stop()
+    await started.cancelled()
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("hangs-at-work", r"worker 0 has answered nothing for 0\.3 s \(engine\.sglang\.hang_timeout_s\)"),
+        ("refuses-at-work", "worker 0 failed on a text that it had no trouble with before: broken"),
+        ("wrong-at-work", r"worker 0 gives a text another vector than at its start: they agree only to a cosine of 0\.2800"),
+        ("closes-at-work", "worker 0 lost its scheduler process"),
+    ],
+)
+async def test_a_worker_that_goes_wrong_is_noticed_without_a_request_and_started_again(
+    spec: Callable[..., WorkerSpec],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(watchdog, "CANARY_EVERY_S", 0.02)
+    monkeypatch.setattr(worker, "EXIT_TIMEOUT_S", 0.1)
+    started = Started([spec(fault)], hang_timeout_s=0.3)
+    await started.ready()
+    first = pid_of(caplog, "worker 0")
+    await started.until(0, "starting")
+    await started.until(0, "ready")
+    assert any(re.search(reason, text) for text in caplog.messages), caplog.text
+    assert not running(first)
+    await started.cancelled()
+
+
+async def test_a_worker_that_is_stopped_by_a_signal_counts_as_hanging(
+    spec: Callable[..., WorkerSpec], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "CANARY_EVERY_S", 0.02)
+    started = Started([spec()], hang_timeout_s=0.5)
+    await started.ready()
+    stopped = pid_of(caplog, "worker 0")
+    os.kill(stopped, signal.SIGSTOP)
+    await started.until(0, "starting")
+    assert not running(stopped)
+    await started.until(0, "ready")
+    await started.cancelled()
+
+
+async def test_one_that_ends_again_and_again_is_given_up(
+    spec: Callable[..., WorkerSpec], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "CANARY_EVERY_S", 0.02)
+    monkeypatch.setattr(backoff, "MAX_FAILURES", 2)
+    started = Started([spec("closes-at-work"), spec()])
+    await started.ready()
+    await started.until(0, "dead")
+    async with asyncio.timeout(DEADLINE_S):
+        while not any("given up, 1 of 2 workers are left" in text for text in caplog.messages):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert started.restarts(0) == 2
+    # The server lives as long as one worker does.
+    assert (await started.engine.run(BATCH)).shape == (2, 2)
+    await started.cancelled()
+
+    alone = Started([spec("closes-at-work")])
+    await alone.ready()
+    with pytest.raises(EngineError, match="worker 0"):
+        await alone.end()
     assert not any(map(running, pids(caplog)))
 
 

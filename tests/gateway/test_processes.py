@@ -115,8 +115,9 @@ def test_each_request_is_counted_once_whoever_is_asked(two_process_server: Runni
 def test_the_series_are_those_of_one_process(two_process_server: RunningServer, openvino_server: RunningServer) -> None:
     def names(server: RunningServer) -> set[str]:
         httpx.post(f"{server.base_url}/tokenize", json={"input": "你好"}).raise_for_status()
-        # One process also tells when each series began; and other tests made other statuses.
-        return {name for name in metrics(server) if "_created" not in name and "status=" not in name}
+        # One process also tells when each series began, and has no others; and other tests made other statuses.
+        apart = ("_created", "status=", "embedding_process_")
+        return {name for name in metrics(server) if not any(word in name for word in apart)}
 
     assert names(two_process_server) == names(openvino_server)
 
@@ -169,9 +170,23 @@ def test_no_process_outlives_a_killed_parent(server: RunningServer) -> None:
     wait_until_gone(processes)
 
 
-def test_a_dead_process_ends_the_server_and_is_named(server: RunningServer) -> None:
+def test_a_killed_process_comes_back_and_what_it_counted_stays(server: RunningServer) -> None:
+    with clients(server) as each:
+        assert {reply.status_code for reply in ask(each, all_different(4, 4))} == {200}
     first, second = sorted(gateways(server), key=lambda process: process.pid)
     first.kill()
-    assert server.wait() == 4
-    assert re.search(r"sgl-embed: gateway [01] ended \(killed by signal 9\)", server.output())
-    wait_until_gone([first, second])
+    server.wait_line(re.compile(r"gateway [01] ended \(killed by signal 9\); it is started again in 0 s"), DEADLINE_S)
+    deadline = monotonic() + DEADLINE_S
+    while len(gateways(server)) < 2 or len([name for name, value in metrics(server).items() if is_ready(name, value)]) < 2:
+        assert monotonic() < deadline, server.output()
+    with clients(server) as each:
+        assert {reply.status_code for reply in ask(each, all_different(4, 4))} == {200}
+    after = metrics(server)
+    assert after['embedding_requests_total{status="200",task="embeddings"}'] == 8
+    restarts = {name: value for name, value in after.items() if name.startswith("embedding_process_restarts_total")}
+    assert sorted(restarts.values()) == [0, 1]
+    assert second.is_running()
+
+
+def is_ready(name: str, value: float) -> bool:
+    return name.startswith("embedding_process_state") and 'state="ready"' in name and value == 1

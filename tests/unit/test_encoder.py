@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from launcher.engines import base
 from launcher.engines.base import Batch
 from launcher.errors import EngineError, NotReady, Overloaded
 from launcher.scheduling.admission import Admission
@@ -18,12 +19,15 @@ from launcher.scheduling.encoder import DeduplicatingEncoder, Encoded, Encoder, 
 MAX_BATCH_TOKENS = 10
 
 
-class Engine:
+class Engine(base.Engine):
     """Encodes each input as its own ids summed up; each batch waits to be let through, and may be told to fail."""
+
+    slots = 1
+    max_batch_tokens = MAX_BATCH_TOKENS
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.errors: list[Exception] = []
+        self.errors: list[Exception | None] = []
         self._entered = asyncio.Semaphore(0)
         self._permits = asyncio.Semaphore(0)
 
@@ -32,8 +36,8 @@ class Engine:
         self.batches.append([int(ids[0]) for ids in inputs])
         self._entered.release()
         await self._permits.acquire()
-        if self.errors:
-            raise self.errors.pop(0)
+        if self.errors and (error := self.errors.pop(0)):
+            raise error
         return np.array([[ids.sum()] for ids in inputs], np.float32)
 
     async def has_begun(self) -> None:
@@ -61,7 +65,7 @@ async def admission() -> Admission:
 
 @pytest.fixture
 async def batcher(engine: Engine) -> AsyncIterator[Batcher]:
-    batcher = Batcher(engine.run, slots=1, max_batch_tokens=MAX_BATCH_TOKENS, on_batch=lambda *_: None)
+    batcher = Batcher(engine, on_batch=lambda *_: None)
     batcher.start()
     yield batcher
     await batcher.stop()
@@ -204,7 +208,7 @@ async def test_the_end_of_one_job_does_not_hide_another_with_the_same_input(enco
 
 
 async def test_a_failure_is_not_shared(encoder, engine):
-    engine.errors = [EngineError("broken by another input")]
+    engine.errors = [EngineError("broken"), None, EngineError("broken by another input")]
     first = encode(encoder, 2, 9)
     await engine.has_begun()
     second = encode(encoder, 2, 3)
@@ -213,7 +217,7 @@ async def test_a_failure_is_not_shared(encoder, engine):
     with pytest.raises(EngineError, match="another input"):
         await first
     assert values(await second) == [2, 3]
-    assert engine.encoded == [2, 9, 3, 2]
+    assert engine.encoded == [2, 9, 2, 9, 3, 2]
 
 
 async def test_an_engine_that_goes_on_failing_fails_everyone_once(encoder, engine, admission):
@@ -223,7 +227,8 @@ async def test_an_engine_that_goes_on_failing_fails_everyone_once(encoder, engin
     engine.let_through()
     outcomes = await asyncio.gather(*requests, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [EngineError] * 3
-    assert len(engine.encoded) <= 2 * 3
+    # Both inputs of each of three requests, tried twice at most: with the others, halved, and alone.
+    assert len(engine.encoded) <= 2 * 3 * 2 * 3
     assert admission.tokens_in_flight == 0
 
 

@@ -5,15 +5,14 @@ from launcher.engines.base import Batch
 from launcher.engines.messages import (
     NOTHING,
     NUMBER_BYTES,
-    REFUSED,
-    UNREADY,
     batch_frames,
+    error_frames,
     read_batch,
+    read_error,
     read_vectors,
-    refusal_frames,
-    unready_frames,
     vector_frames,
 )
+from launcher.errors import EngineError, NotReady, WorkerLost
 
 CLS = 101
 NUMBER = (7).to_bytes(NUMBER_BYTES, "little")
@@ -63,8 +62,12 @@ def test_vectors_come_back() -> None:
 
 
 def test_a_refusal_carries_its_kind_and_reason() -> None:
-    assert refusal_frames(NUMBER, "zu groß") == [NUMBER, REFUSED, "zu groß".encode()]
-    assert unready_frames(NUMBER, "zu früh") == [NUMBER, UNREADY, "zu früh".encode()]
+    for sent, told in ((ValueError, EngineError), (NotReady, NotReady), (WorkerLost, WorkerLost)):
+        number, verdict, reason = error_frames(NUMBER, sent("zu groß"))
+        assert number == NUMBER
+        assert verdict
+        error = read_error(verdict, reason)
+        assert (type(error), str(error)) == (told, "zu groß")
 
 
 @pytest.mark.parametrize(

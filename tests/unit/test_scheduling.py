@@ -4,7 +4,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from launcher.engines.base import Batch
+from launcher.engines.base import Batch, Engine
 from launcher.errors import EngineError, NotReady, Overloaded
 from launcher.scheduling.admission import Admission
 from launcher.scheduling.batcher import Batcher
@@ -91,8 +91,11 @@ async def test_abandoned_jobs_are_dropped():
     assert [piece.job for piece in take_batch(deque([gone, stays]), 10)] == [stays]
 
 
-class Recorder:
+class Recorder(Engine):
     """An engine that returns each input's first id and length, and can be held back."""
+
+    slots = 1
+    max_batch_tokens = 10
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -118,7 +121,7 @@ async def engine():
 
 @pytest.fixture
 async def batcher(engine):
-    batcher = Batcher(engine.run, slots=1, max_batch_tokens=10, on_batch=lambda *_: None)
+    batcher = Batcher(engine, on_batch=lambda *_: None)
     batcher.start()
     yield batcher
     await batcher.stop()
@@ -142,7 +145,7 @@ async def test_what_queues_while_the_engine_is_busy_goes_as_one_batch(batcher, e
     assert engine.batches == [[2], [2, 2, 2, 2]]
 
 
-async def test_a_failed_batch_fails_its_jobs_and_not_the_batcher(batcher, engine):
+async def test_a_failed_input_fails_its_job_and_not_the_batcher(batcher, engine):
     engine.error = EngineError("broken")
     with pytest.raises(EngineError, match="broken"):
         await batcher.encode(inputs(1))
@@ -151,13 +154,14 @@ async def test_a_failed_batch_fails_its_jobs_and_not_the_batcher(batcher, engine
     assert batcher.unready_reason() is None
 
 
-async def test_too_few_vectors_fail_the_jobs_of_the_batch(engine):
-    async def run(batch: Batch) -> np.ndarray:
-        return np.zeros((len(batch.lengths) - 1, 2), np.float32)
+async def test_too_few_vectors_are_an_error():
+    class Short(Recorder):
+        async def run(self, batch: Batch) -> np.ndarray:
+            return np.zeros((len(batch.lengths) - 1, 2), np.float32)
 
-    batcher = Batcher(run, slots=1, max_batch_tokens=10, on_batch=lambda *_: None)
+    batcher = Batcher(Short(), on_batch=lambda *_: None)
     batcher.start()
-    with pytest.raises(EngineError, match="gave 1 vectors for 2 inputs"):
+    with pytest.raises(EngineError, match="gave 0 vectors for 1 inputs"):
         await batcher.encode(inputs(1, 1))
     assert batcher.unready_reason() is None
     await batcher.stop()
@@ -179,7 +183,7 @@ async def test_work_of_a_cancelled_caller_is_not_run(batcher, engine):
 
 
 async def test_stopping_answers_everyone(engine):
-    batcher = Batcher(engine.run, slots=1, max_batch_tokens=10, on_batch=lambda *_: None)
+    batcher = Batcher(engine, on_batch=lambda *_: None)
     batcher.start()
     engine.gate.clear()
     running = asyncio.create_task(batcher.encode(inputs(1)))
@@ -202,7 +206,7 @@ async def test_a_dead_pump_is_reported(engine):
     def broken(*_: object) -> None:
         raise ValueError("a bug")
 
-    batcher = Batcher(engine.run, slots=1, max_batch_tokens=10, on_batch=broken)
+    batcher = Batcher(engine, on_batch=broken)
     batcher.start()
     await batcher.encode(inputs(1))
     async with asyncio.timeout(1):

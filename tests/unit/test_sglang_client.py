@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launcher.engines.base import Batch
+from launcher.engines.base import Batch, Vectors
 from launcher.engines.client import WorkerClient
-from launcher.engines.messages import refusal_frames, unready_frames, vector_frames
+from launcher.engines.messages import error_frames, vector_frames
 from launcher.engines.sglang.engine import SglangEngine
-from launcher.errors import EngineError, NotReady
+from launcher.errors import EngineError, NotReady, WorkerLost
 from tests.support.worker import Answer, Frames, StandInWorker, echo_lengths
 
 BATCH = Batch(np.array([101, 7, 102, 101, 102], np.int32), np.array([3, 2], np.int32))
@@ -29,10 +29,13 @@ class Workers:
         self._made: list[StandInWorker | WorkerClient] = []
 
     def start(self, answer: Answer = echo_lengths) -> WorkerClient:
+        return self.start_both(answer)[0]
+
+    def start_both(self, answer: Answer = echo_lengths) -> tuple[WorkerClient, StandInWorker]:
         worker = StandInWorker(self._folder, answer)
         client = WorkerClient(worker.address)
         self._made += [worker, client]
-        return client
+        return client, worker
 
     async def end(self) -> None:
         for made in self._made:
@@ -79,15 +82,15 @@ async def test_answers_find_their_batches_in_whatever_order_they_come(workers: W
 
 async def test_a_refusal_carries_its_reason(workers: Workers) -> None:
     async def refuse(number: bytes, _: Batch) -> Frames:
-        return refusal_frames(number, "the text is too long")
+        return error_frames(number, ValueError("the text is too long"))
 
-    with pytest.raises(EngineError, match="refused the batch: the text is too long"):
+    with pytest.raises(EngineError, match=r"^the text is too long$"):
         await workers.start(refuse).encode(BATCH)
 
 
 async def test_a_worker_that_is_not_ready_says_so(workers: Workers) -> None:
     async def unready(number: bytes, _: Batch) -> Frames:
-        return unready_frames(number, "the model is being loaded")
+        return error_frames(number, NotReady("the model is being loaded"))
 
     client = workers.start(unready)
     with pytest.raises(NotReady, match="the model is being loaded"):
@@ -208,7 +211,7 @@ async def test_a_removed_worker_gets_no_more_batches(workers: Workers) -> None:
     clients = [workers.start(counting(worker)) for worker in range(2)]
     for client in clients:
         engine.add(client)
-    await engine.remove(clients[0].address)
+    engine.remove(clients[0])
     for _ in range(3):
         await engine.run(BATCH)
     assert served == [1, 1, 1]
@@ -218,7 +221,7 @@ async def test_a_removed_worker_gets_no_more_batches(workers: Workers) -> None:
 
 async def test_a_failed_batch_frees_its_place(workers: Workers) -> None:
     async def fail(number: bytes, _: Batch) -> Frames:
-        return refusal_frames(number, "out of memory")
+        return error_frames(number, ValueError("out of memory"))
 
     engine = SglangEngine(max_batch_tokens=64, workers=2)
     engine.add(workers.start(fail))
@@ -231,18 +234,64 @@ async def test_a_failed_batch_frees_its_place(workers: Workers) -> None:
         await engine.run(BATCH)
 
 
-async def test_a_batch_on_its_way_to_a_removed_worker_ends_with_not_ready(workers: Workers) -> None:
-    arrived = asyncio.Event()
+def once_then_silent(arrived: asyncio.Semaphore) -> Answer:
+    """Answers the first batch, and takes in the others."""
+    answered = False
 
-    async def hang(number: bytes, batch: Batch) -> Frames:
-        arrived.set()
-        await asyncio.Event().wait()
-        return await echo_lengths(number, batch)
+    async def answer(number: bytes, batch: Batch) -> Frames:
+        nonlocal answered
+        if not answered:
+            answered = True
+            return await echo_lengths(number, batch)
+        arrived.release()
+        return await asyncio.Event().wait()
 
-    engine = SglangEngine(max_batch_tokens=64, workers=1)
-    engine.add(workers.start(hang))
-    running = asyncio.create_task(engine.run(BATCH))
-    await arrived.wait()
-    await engine.stop()
-    with pytest.raises(NotReady):
-        await running
+    return answer
+
+
+async def in_flight(client: WorkerClient, arrived: asyncio.Semaphore, count: int) -> list[asyncio.Task[Vectors]]:
+    await client.ready()
+    asking = [asyncio.create_task(client.encode(BATCH)) for _ in range(count)]
+    for _ in asking:
+        await arrived.acquire()
+    return asking
+
+
+async def test_of_the_batches_that_a_worker_is_lost_with_it_had_begun_the_first(workers: Workers) -> None:
+    arrived = asyncio.Semaphore(0)
+    client = workers.start(once_then_silent(arrived))
+    asking = await in_flight(client, arrived, 3)
+    await client.close()
+    outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [WorkerLost, NotReady, NotReady]
+
+
+async def test_the_end_of_a_worker_is_noticed_at_once(workers: Workers) -> None:
+    arrived = asyncio.Semaphore(0)
+    client, worker = workers.start_both(once_then_silent(arrived))
+    asking = await in_flight(client, arrived, 2)
+    await worker.close()
+    await client.gone()
+    outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [WorkerLost, NotReady]
+    assert client.closed
+
+
+async def test_there_is_room_while_a_worker_has_less_than_its_slots(workers: Workers) -> None:
+    arrived = asyncio.Semaphore(0)
+    engine = SglangEngine(max_batch_tokens=64, workers=2)
+    waiting = asyncio.create_task(engine.available())
+    assert not (await asyncio.wait({waiting}, timeout=0.02))[0]
+    client = workers.start(once_then_silent(arrived))
+    engine.add(client)
+    await waiting
+    await client.ready()
+    running = [asyncio.create_task(engine.run(BATCH)) for _ in range(2)]
+    for _ in running:
+        await arrived.acquire()
+    waiting = asyncio.create_task(engine.available())
+    assert not (await asyncio.wait({waiting}, timeout=0.02))[0]
+    running[0].cancel()
+    await waiting
+    running[1].cancel()
+    await asyncio.gather(*running, return_exceptions=True)

@@ -35,11 +35,16 @@ class OpenVinoEngine:
         self._threads = ThreadPoolExecutor(self.slots, thread_name_prefix="openvino")
         self._encoder: Encoder | None = None
         self._unready_reason: str | None = "the model is being loaded"
+        self._available = asyncio.Event()
 
     async def start(self) -> None:
         """Load the model. Raises ``ModelError`` where the checkpoint is unusable, ``EngineError`` where OpenVINO fails."""
         self._encoder = await asyncio.get_running_loop().run_in_executor(self._threads, self._load)
         self._unready_reason = None
+        self._available.set()
+
+    async def available(self) -> None:
+        await self._available.wait()
 
     async def run(self, batch: Batch) -> Vectors:
         if self._unready_reason or self._encoder is None:
@@ -51,5 +56,6 @@ class OpenVinoEngine:
 
     async def stop(self) -> None:
         self._unready_reason = "the engine has stopped"
+        self._available.clear()
         await asyncio.to_thread(self._threads.shutdown)
         self._encoder = None

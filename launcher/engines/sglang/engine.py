@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,22 +21,27 @@ class _Worker:
 
 
 class SglangEngine:
-    """Encodes on whichever of ``workers`` processes are there; who starts and ends them tells ``add`` and ``remove``."""
+    """Encodes on whichever of ``workers`` processes are there; who keeps them tells ``add`` and ``remove``."""
 
     def __init__(self, *, max_batch_tokens: int, workers: int) -> None:
         self.slots = SLOTS_PER_WORKER * workers
         self.max_batch_tokens = max_batch_tokens
         self._workers: dict[str, _Worker] = {}
+        self._room = asyncio.Event()
 
     def add(self, client: WorkerClient) -> None:
-        """Send batches to this worker too; the client is the engine's from now on."""
+        """Send batches to this worker too."""
         self._workers[client.address] = _Worker(client)
+        self._room.set()
 
-    async def remove(self, address: str) -> None:
-        """Send no more batches there; those on their way end with ``NotReady``."""
-        worker = self._workers.pop(address, None)
-        if worker is not None:
-            await worker.client.close()
+    def remove(self, client: WorkerClient) -> None:
+        """Send no more batches there; those on their way are the client's."""
+        self._workers.pop(client.address, None)
+
+    async def available(self) -> None:
+        while not any(worker.in_flight < SLOTS_PER_WORKER for worker in self._usable()):
+            self._room.clear()
+            await self._room.wait()
 
     async def run(self, batch: Batch) -> Vectors:
         if reason := self.unready_reason():
@@ -46,6 +52,7 @@ class SglangEngine:
             return await worker.client.encode(batch)
         finally:
             worker.in_flight -= 1
+            self._room.set()
 
     def unready_reason(self) -> str | None:
         return None if any(self._usable()) else "no SGLang worker is ready"
@@ -54,5 +61,4 @@ class SglangEngine:
         return (worker for worker in self._workers.values() if not worker.client.closed)
 
     async def stop(self) -> None:
-        for address in list(self._workers):
-            await self.remove(address)
+        self._workers.clear()

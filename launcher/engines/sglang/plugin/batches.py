@@ -14,7 +14,7 @@ import torch
 import zmq
 
 from launcher.engines.base import Batch, Vectors
-from launcher.engines.messages import read_batch, refusal_frames, vector_frames
+from launcher.engines.messages import error_frames, read_batch, vector_frames
 
 # SGLang's own housekeeping gets its turn after this.
 TURN_S = 1.0
@@ -57,4 +57,4 @@ class BatchSocket:
             return vector_frames(number, self._encode(batch) if len(batch.lengths) else NONE)
         except (ValueError, torch.OutOfMemoryError) as error:
             # Anything else ends the worker: after a failed kernel no later result can be trusted.
-            return refusal_frames(number, str(error))
+            return error_frames(number, error)

@@ -1,0 +1,175 @@
+"""A batch that fails: who is at fault is found, everyone else gets their vectors, and each is answered once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from launcher.engines.base import Batch, Engine, Vectors
+from launcher.errors import EngineError, NotReady, WorkerLost
+from launcher.scheduling.batcher import Batcher
+from launcher.scheduling.quarantine import MAX_INPUTS, Quarantine
+from launcher.scheduling.queue import Job, Piece
+from launcher.scheduling.retry import another_try
+
+pytestmark = pytest.mark.timeout(10)
+POISON = 666
+
+
+def one(first: int, length: int = 1) -> np.ndarray:
+    return np.full(length, first, np.int32)
+
+
+class Fragile(Engine):
+    """Its vectors are the inputs' first ids. A batch with ``POISON`` in it ends with ``error``."""
+
+    slots = 1
+    max_batch_tokens = 100
+
+    def __init__(self) -> None:
+        self.error: type[Exception] = EngineError
+        self.batches: list[list[int]] = []
+        self.up = asyncio.Event()
+        self.up.set()
+        self.entered = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fail_next: Exception | None = None
+
+    async def available(self) -> None:
+        await self.up.wait()
+
+    async def run(self, batch: Batch) -> Vectors:
+        self.batches.append(batch.ids[np.cumsum(batch.lengths) - batch.lengths].tolist())
+        self.entered.set()
+        await self.gate.wait()
+        if self.fail_next:
+            error, self.fail_next = self.fail_next, None
+            raise error
+        if POISON in batch.ids:
+            raise self.error("bad")
+        return np.array([[first] for first in self.batches[-1]], np.float32)
+
+
+@pytest.fixture
+async def engine() -> Fragile:
+    return Fragile()
+
+
+@pytest.fixture
+async def batcher(engine: Fragile) -> AsyncIterator[Batcher]:
+    batcher = Batcher(engine, on_batch=lambda *_: None)
+    batcher.start()
+    yield batcher
+    await batcher.stop()
+
+
+async def together(batcher: Batcher, engine: Fragile, *values: int) -> list[Job | BaseException]:
+    """One request per value, all in one batch."""
+    engine.up.clear()
+    asking = [asyncio.create_task(batcher.encode([one(value)])) for value in values]
+    while len(batcher._lanes._interactive) < len(values):  # noqa: ASYNC110 - the queue tells nobody
+        await asyncio.sleep(0)
+    engine.up.set()
+    return await asyncio.gather(*asking, return_exceptions=True)
+
+
+@pytest.mark.parametrize("error", [EngineError, WorkerLost, RuntimeError])
+async def test_one_bad_input_takes_none_of_its_neighbours_down(
+    batcher: Batcher, engine: Fragile, error: type[Exception]
+) -> None:
+    engine.error = error
+    values = [*range(1, 14), POISON, *range(14, 20)]
+    results = await together(batcher, engine, *values)
+    assert engine.batches[0] == values
+    for value, result in zip(values, results, strict=True):
+        if value == POISON:
+            assert isinstance(result, error)
+        else:
+            assert isinstance(result, Job), (value, result)
+            assert result.vectors.tolist() == [[value]]
+    assert batcher.unready_reason() is None
+
+
+async def test_an_input_costs_two_workers_and_is_then_known(batcher: Batcher, engine: Fragile) -> None:
+    engine.error = WorkerLost
+    await together(batcher, engine, *range(1, 33), POISON)
+    lost = [batch for batch in engine.batches if POISON in batch]
+    assert [len(batch) for batch in lost] == [33, 1]
+    with pytest.raises(EngineError, match="not tried again"):
+        await batcher.encode([one(1), one(POISON)])
+    assert len([batch for batch in engine.batches if POISON in batch]) == 2
+    assert (await batcher.encode([one(1)])).vectors.tolist() == [[1]]
+
+
+async def test_a_refused_batch_is_halved(batcher: Batcher, engine: Fragile) -> None:
+    await together(batcher, engine, *range(1, 64), POISON)
+    refused = [len(batch) for batch in engine.batches if POISON in batch]
+    assert refused == [64, 32, 16, 8, 4, 2, 1]
+    assert len(engine.batches) == 13
+
+
+async def test_one_loss_is_forgiven(batcher: Batcher, engine: Fragile) -> None:
+    engine.fail_next = WorkerLost("killed")
+    assert (await batcher.encode([one(1), one(2)])).vectors.tolist() == [[1], [2]]
+    engine.fail_next = WorkerLost("killed")
+    assert (await batcher.encode([one(3)])).vectors.tolist() == [[3]]
+
+
+async def test_a_batch_that_was_not_begun_waits_for_the_engine_and_goes_as_it_was(batcher: Batcher, engine: Fragile) -> None:
+    engine.gate.clear()
+    asking = asyncio.create_task(batcher.encode([one(1), one(2)]))
+    await engine.entered.wait()
+    engine.up.clear()
+    engine.fail_next = NotReady("the worker is gone")
+    engine.gate.set()
+    assert not (await asyncio.wait({asking}, timeout=0.02))[0]
+    assert engine.batches == [[1, 2]]
+    engine.up.set()
+    assert (await asking).vectors.tolist() == [[1], [2]]
+    assert engine.batches == [[1, 2], [1, 2]]
+
+
+async def test_who_gave_up_meanwhile_is_not_computed(batcher: Batcher, engine: Fragile) -> None:
+    engine.gate.clear()
+    leaves = asyncio.create_task(batcher.encode([one(1)]))
+    await engine.entered.wait()
+    engine.fail_next = WorkerLost("killed")
+    leaves.cancel()
+    await asyncio.gather(leaves, return_exceptions=True)
+    engine.gate.set()
+    assert (await batcher.encode([one(2)])).vectors.tolist() == [[2]]
+    assert engine.batches == [[1], [2]]
+
+
+async def test_stopping_answers_what_waits_for_another_try(batcher: Batcher, engine: Fragile) -> None:
+    engine.gate.clear()
+    asking = asyncio.create_task(batcher.encode([one(1)]))
+    await engine.entered.wait()
+    engine.up.clear()
+    engine.fail_next = NotReady("the worker is gone")
+    engine.gate.set()
+    while not batcher._lanes:  # noqa: ASYNC110 - the queue tells nobody
+        await asyncio.sleep(0)
+    await batcher.stop()
+    with pytest.raises(NotReady, match="shutting down"):
+        await asking
+
+
+async def test_halves_hold_every_input_once() -> None:
+    long, short = Job([one(n) for n in range(7)]), Job([one(9)])
+    first, second = another_try([Piece(long, 2, 7), Piece(short, 0, 1)], EngineError("bad"))
+    assert [(piece.job, piece.start, piece.stop) for piece in first] == [(long, 2, 5)]
+    assert [(piece.job, piece.start, piece.stop) for piece in second] == [(long, 5, 7), (short, 0, 1)]
+
+
+def test_the_quarantine_is_bounded() -> None:
+    quarantine = Quarantine()
+    assert not quarantine.holds_any([one(0)])
+    for value in range(MAX_INPUTS + 1):
+        quarantine.add(one(value))
+    assert not quarantine.holds_any([one(0)])
+    assert quarantine.holds_any([one(0), one(MAX_INPUTS)])
