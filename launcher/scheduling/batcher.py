@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 # How long queries may hold up an ingest that is under way.
 MAX_BULK_WAIT_S = 1.0
+# From the loss of a worker to the next try of its batch. Where several are killed together, it would be lost with each.
+LOSS_PAUSE_S = 0.5
 
 
 class Batcher:
@@ -90,7 +92,7 @@ class Batcher:
         started = time.perf_counter()
         batch = pack_batch(pieces)
         try:
-            vectors = await self._engine.run(batch)
+            vectors = await self._run(batch)
             if len(vectors) != len(batch.lengths):
                 raise EngineError(f"the engine gave {len(vectors)} vectors for {len(batch.lengths)} inputs")
             seconds = time.perf_counter() - started
@@ -102,6 +104,13 @@ class Batcher:
             self._try_again(pieces, error)
             return
         self._on_batch(len(batch.lengths), len(batch.ids), seconds)
+
+    async def _run(self, batch: Batch) -> Vectors:
+        try:
+            return await self._engine.run(batch)
+        except WorkerLost:
+            await asyncio.sleep(LOSS_PAUSE_S)
+            raise
 
     def _try_again(self, pieces: list[Piece], error: Exception) -> None:
         batches = another_try(pieces, error)

@@ -51,6 +51,8 @@ while True:
     batches += bool(texts)
     if texts and fault == "dies-at-work":
         os._exit(7)
+    if fault == "slow":
+        time.sleep(0.05)
     # Its self-test and the first canary pass.
     if batches == 3:
         if fault == "hangs-at-work":
@@ -244,17 +246,22 @@ async def test_a_worker_that_was_killed_is_started_again(
     assert not any(map(running, pids(caplog)))
 
 
-async def test_what_is_asked_while_the_only_worker_is_started_again_waits(
+async def test_workers_that_are_killed_together_take_no_request_with_them(
     spec: Callable[..., WorkerSpec], caplog: pytest.LogCaptureFixture
 ) -> None:
-    started = Started([spec()])
+    started = Started([spec("slow"), spec("slow"), spec("slow")])
     await started.ready()
     batcher = Batcher(started.engine, on_batch=lambda *_: None)
     batcher.start()
-    os.kill(pid_of(caplog, "worker 0"), signal.SIGKILL)
-    jobs = await asyncio.gather(*(batcher.encode([np.array([101], np.int32)]) for _ in range(20)))
+    asking = [asyncio.create_task(batcher.encode([np.full(40, 101, np.int32)])) for _ in range(20)]
+    await asyncio.sleep(0)
+    for number in range(3):
+        os.kill(pid_of(caplog, f"worker {number}"), signal.SIGKILL)
+    jobs = await asyncio.gather(*asking)
     assert all(np.allclose(job.vectors, [[0.6, 0.8]]) for job in jobs)
-    assert started.restarts(0) == 1
+    assert [started.restarts(number) for number in range(3)] == [1, 1, 1]
+    # They were computing, and the first of each is tried again alone.
+    assert "lost while it computed the batch" in caplog.text
     await batcher.stop()
     await started.cancelled()
 

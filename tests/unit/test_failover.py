@@ -10,8 +10,9 @@ import pytest
 
 from launcher.engines.base import Batch, Engine, Vectors
 from launcher.errors import EngineError, NotReady, WorkerLost
+from launcher.scheduling import batcher as batcher_module
 from launcher.scheduling.batcher import Batcher
-from launcher.scheduling.quarantine import MAX_INPUTS, Quarantine
+from launcher.scheduling.quarantine import FORGET_AFTER_S, MAX_INPUTS, Quarantine
 from launcher.scheduling.queue import Job, Piece
 from launcher.scheduling.retry import another_try
 
@@ -52,6 +53,11 @@ class Fragile(Engine):
         if POISON in batch.ids:
             raise self.error("bad")
         return np.array([[first] for first in self.batches[-1]], np.float32)
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher_module, "LOSS_PAUSE_S", 0.0)
 
 
 @pytest.fixture
@@ -166,10 +172,13 @@ async def test_halves_hold_every_input_once() -> None:
     assert [(piece.job, piece.start, piece.stop) for piece in second] == [(long, 5, 7), (short, 0, 1)]
 
 
-def test_the_quarantine_is_bounded() -> None:
-    quarantine = Quarantine()
+def test_the_quarantine_is_bounded_and_forgets() -> None:
+    now = 0.0
+    quarantine = Quarantine(lambda: now)
     assert not quarantine.holds_any([one(0)])
     for value in range(MAX_INPUTS + 1):
         quarantine.add(one(value))
     assert not quarantine.holds_any([one(0)])
     assert quarantine.holds_any([one(0), one(MAX_INPUTS)])
+    now = FORGET_AFTER_S
+    assert not quarantine.holds_any([one(MAX_INPUTS)])
