@@ -24,6 +24,7 @@ from launcher.embedding.vectors import VectorSource
 from launcher.engines.base import Engine
 from launcher.engines.sglang.engine import SglangEngine
 from launcher.gateway.app import build_app
+from launcher.gateway.held import HeldBytes
 from launcher.gateway.openapi import openapi_document
 from launcher.gateway.readiness import Readiness, Source
 from launcher.gateway.routes.docs import DocsRoutes
@@ -120,6 +121,7 @@ def build_gateway(
         service=service,
         readiness=readiness,
         hooks=metrics,
+        held=HeldBytes(server.max_held_mb << 20),
         max_body_bytes=server.max_body_mb << 20,
         max_inputs=server.max_inputs_per_request,
         max_tokens=server.max_tokens_per_request,

@@ -8,6 +8,9 @@ SglEmbedError
 │   ├── WorkerDied              a worker process ended; carries the log's tail
 │   └── WorkerLost              a worker ended or hung while it computed a batch, which may be the cause
 ├── RequestError                the caller's fault
+│   ├── MalformedRequest        what was sent is no HTTP request
+│   ├── HeadTooLarge            the request line and the headers are too long
+│   ├── HeadTimeout             they took too long to arrive
 │   ├── InvalidRequest          a field is missing, malformed or out of range
 │   ├── BodyTooLarge            the body has more bytes than the server takes
 │   ├── UnsupportedBody         the body is not said to be JSON
@@ -15,7 +18,8 @@ SglEmbedError
 │   ├── ModelNotFound           the request names a model that is not served
 │   └── Unauthorized            the API key is missing or unknown
 └── Unavailable                 not now; the same request may succeed later
-    ├── Overloaded              the queue is full; says when to come back
+    ├── Overloaded              the queue or the memory for bodies is full; says when to come back
+    ├── TooManyConnections      as many are open as may be
     ├── NotReady                starting, draining, or no worker left; what was asked was not begun
     └── DeadlineExceeded        the request's time ran out
 
@@ -77,6 +81,23 @@ class RequestError(SglEmbedError):
         self.code = code
 
 
+class MalformedRequest(RequestError):
+    pass
+
+
+class HeadTooLarge(RequestError):
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"the request line and the headers are longer than {max_bytes >> 10} KiB together")
+
+
+class HeadTimeout(RequestError):
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            f"the request line and the headers did not arrive within {timeout_s:g} s (server.head_timeout_s)",
+            code="head_timeout",
+        )
+
+
 class InvalidRequest(RequestError):
     pass
 
@@ -120,9 +141,14 @@ class Unavailable(SglEmbedError):
 
 
 class Overloaded(Unavailable):
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"the queue is full; try again in {math.ceil(retry_after_s)} s")
+    def __init__(self, retry_after_s: float, reason: str = "the queue is full") -> None:
+        super().__init__(f"{reason}; try again in {math.ceil(retry_after_s)} s")
         self.retry_after_s = retry_after_s
+
+
+class TooManyConnections(Unavailable):
+    def __init__(self, most: int) -> None:
+        super().__init__(f"{most} connections are open already (server.max_connections); use fewer, or try again later")
 
 
 class NotReady(Unavailable):

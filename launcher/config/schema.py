@@ -111,6 +111,15 @@ class Cors(Section, frozen=True):
     allow_origins: tuple[str, ...] = ()
 
 
+class Tls(Section, frozen=True):
+    """Both or neither. The files are read again when they change; no restart is needed for a new certificate."""
+
+    # PEM: the certificate, followed by those between it and the root; None: plain HTTP.
+    cert_file: str | None = None
+    # PEM, without a passphrase.
+    key_file: str | None = None
+
+
 class Server(Section, frozen=True):
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 30000
@@ -121,15 +130,26 @@ class Server(Section, frozen=True):
     # One "name: key" per line; None: no key is asked for, unless SGL_EMBED_API_KEYS holds "name:key,name:key".
     api_keys_file: str | None = None
     cors: Cors = Cors()
+    tls: Tls = Tls()
+    # Open at once; divided evenly among server.processes, and lowered to what the limit of open files allows. Who connects
+    # beyond it gets 503.
+    max_connections: PositiveInt = 10_000
     max_body_mb: PositiveInt = 16
+    # Request bodies being read or worked on, and replies that their clients have yet to take, in each of server.processes.
+    # A new body beyond it gets 429, unless it is the only one.
+    max_held_mb: PositiveInt = 512
     max_inputs_per_request: PositiveInt = 2048
     max_tokens_per_request: PositiveInt = 300_000
     # What happens to an input longer than the model takes, unless the request says otherwise.
     truncate: Truncate = "end"
+    # For the request line and the headers, and for a TLS handshake.
+    head_timeout_s: Seconds = 10.0
     request_timeout_s: Seconds = 60.0
+    # A client that takes nothing of its reply for so long is cut off.
+    send_timeout_s: Seconds = 30.0
     # After SIGTERM, how long accepted requests may take to finish.
     drain_timeout_s: Seconds = 30.0
-    # Longer than nginx's 60 s, so that the proxy closes idle connections first.
+    # For a connection without a request, a new one too. Longer than nginx's 60 s, so that the proxy closes idle ones first.
     keep_alive_s: PositiveInt = 75
 
 

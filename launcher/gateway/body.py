@@ -6,16 +6,23 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from launcher.errors import BodyTooLarge, UnsupportedBody
+from launcher.gateway.held import Share
 
 
-async def read_json_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """Raises ``BodyTooLarge`` as soon as the body is known to be, ``UnsupportedBody`` where it is not said to be JSON, and
-    ``ClientDisconnect``."""
+async def read_json_body(scope: Scope, receive: Receive, max_bytes: int, share: Share) -> bytes:
+    """The body, which ``share`` holds as it comes.
+
+    Raises ``BodyTooLarge`` and ``Overloaded`` as soon as the body is known to be too much, ``UnsupportedBody`` where it is not
+    said to be JSON, and ``ClientDisconnect``.
+    """
     for name, value in scope["headers"]:
         if name == b"content-type" and value != b"application/json":
             _check_type(value)
-        elif name == b"content-length" and value.isdigit() and int(value) > max_bytes:
-            raise BodyTooLarge(max_bytes)
+        elif name == b"content-length" and value.isdigit():
+            length = int(value)
+            if length > max_bytes:
+                raise BodyTooLarge(max_bytes)
+            share.expect(length)
     chunks: list[bytes] = []
     size = 0
     more = True
@@ -27,6 +34,7 @@ async def read_json_body(scope: Scope, receive: Receive, max_bytes: int) -> byte
         size += len(chunk)
         if size > max_bytes:
             raise BodyTooLarge(max_bytes)
+        share.add(len(chunk))
         chunks.append(chunk)
         more = message.get("more_body", False)
     return b"".join(chunks)

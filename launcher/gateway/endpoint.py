@@ -16,6 +16,7 @@ from launcher.errors import DeadlineExceeded, EngineError, SglEmbedError
 from launcher.gateway.body import read_json_body
 from launcher.gateway.disconnect import DisconnectWatch
 from launcher.gateway.errors import error_response
+from launcher.gateway.held import HeldBytes
 from launcher.gateway.readiness import Readiness
 from launcher.telemetry.hooks import Hooks, Task
 
@@ -36,6 +37,7 @@ class Endpoint:
     answer: Callable[[bytes], Awaitable[Response]]
     readiness: Readiness
     hooks: Hooks
+    held: HeldBytes
     max_body_bytes: int
     timeout_s: float
 
@@ -47,15 +49,18 @@ class Endpoint:
         try:
             try:
                 async with asyncio.timeout(self.timeout_s) as deadline:
-                    with self.readiness.arriving():
-                        body = await read_json_body(scope, receive, self.max_body_bytes)
-                    with self.readiness.answering():
-                        with watch:
-                            response = await self._answer_or_error(scope, body)
-                        # From here on the client's own pace counts, not the deadline.
-                        deadline.reschedule(None)
-                        status = response.status_code
-                        await response(scope, receive, send)
+                    with self.held.share() as share:
+                        with self.readiness.arriving():
+                            body = await read_json_body(scope, receive, self.max_body_bytes, share)
+                        with self.readiness.answering():
+                            with watch:
+                                response = await self._answer_or_error(scope, body)
+                            del body
+                            share.become(len(response.body))
+                            # From here on the client's own pace counts, not the deadline.
+                            deadline.reschedule(None)
+                            status = response.status_code
+                            await response(scope, receive, send)
             except TimeoutError:
                 raise DeadlineExceeded(f"the request was not finished within {self.timeout_s:g} s") from None
         except ClientDisconnect:

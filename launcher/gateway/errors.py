@@ -15,11 +15,14 @@ from starlette.requests import Request
 from launcher.errors import (
     BodyTooLarge,
     DeadlineExceeded,
+    HeadTimeout,
+    HeadTooLarge,
     ModelNotFound,
     NotReady,
     Overloaded,
     RequestError,
     SglEmbedError,
+    TooManyConnections,
     Unauthorized,
     UnsupportedBody,
 )
@@ -37,10 +40,13 @@ class Meaning:
 MEANINGS: tuple[tuple[type[Exception], Meaning], ...] = (
     (Unauthorized, Meaning(401, "authentication_error")),
     (ModelNotFound, Meaning(404, "invalid_request_error")),
+    (HeadTimeout, Meaning(408, "timeout_error")),
     (BodyTooLarge, Meaning(413, "invalid_request_error")),
     (UnsupportedBody, Meaning(415, "invalid_request_error")),
+    (HeadTooLarge, Meaning(431, "invalid_request_error")),
     (RequestError, Meaning(400, "invalid_request_error")),
     (Overloaded, Meaning(429, "overloaded_error", "overloaded")),
+    (TooManyConnections, Meaning(503, "unavailable_error", "too_many_connections")),
     (NotReady, Meaning(503, "unavailable_error", "not_ready")),
     (DeadlineExceeded, Meaning(504, "timeout_error", "deadline_exceeded")),
 )
@@ -61,7 +67,7 @@ def error_response(error: SglEmbedError) -> JsonReply:
     headers: list[Header] = []
     if isinstance(error, Overloaded):
         headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
-    if isinstance(error, NotReady):
+    if isinstance(error, NotReady | TooManyConnections):
         headers += [(b"connection", b"close"), (b"retry-after", b"1")]
     if isinstance(error, DeadlineExceeded | BodyTooLarge):
         # The rest of the upload would be taken for the next request.

@@ -68,6 +68,10 @@ def _request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and ACCEPTED_ID.fullmatch(value):
             return bytes(value)
+    return new_request_id()
+
+
+def new_request_id() -> bytes:
     # Not secret; drawn without the system call that random bytes for secrets need.
     return b"%032x" % getrandbits(128)
 

@@ -12,6 +12,7 @@ from launcher.embedding.model import Role, ServedModel
 from launcher.embedding.service import EmbedCall, Embedded, EmbeddingService
 from launcher.gateway.encode import embeddings_body, tokenize_body
 from launcher.gateway.endpoint import Endpoint
+from launcher.gateway.held import HeldBytes
 from launcher.gateway.readiness import Readiness
 from launcher.gateway.reply import Header, JsonReply
 from launcher.gateway.schemas import EmbeddingsRequest, TokenizeRequest, parse_body, parse_input
@@ -26,6 +27,7 @@ class InferenceRoutes:
         service: EmbeddingService,
         readiness: Readiness,
         hooks: Hooks,
+        held: HeldBytes,
         max_body_bytes: int,
         max_inputs: int,
         max_tokens: int,
@@ -35,6 +37,7 @@ class InferenceRoutes:
         self._service = service
         self._readiness = readiness
         self._hooks = hooks
+        self._held = held
         self._max_body_bytes = max_body_bytes
         self._max_inputs = max_inputs
         self._max_tokens = max_tokens
@@ -64,7 +67,7 @@ class InferenceRoutes:
         return JsonReply(tokenize_body(tokenized, self._model.name))
 
     def _endpoint(self, task: Task, answer: Callable[[bytes], Awaitable[Response]]) -> Endpoint:
-        return Endpoint(task, answer, self._readiness, self._hooks, self._max_body_bytes, self._timeout_s)
+        return Endpoint(task, answer, self._readiness, self._hooks, self._held, self._max_body_bytes, self._timeout_s)
 
 
 def role_of(request: EmbeddingsRequest | TokenizeRequest, model: ServedModel) -> Role | None:
