@@ -190,7 +190,7 @@ def describe(plan: Plan) -> dict[str, object]:
             "cache_mb": plan.config.cache.memory_mb,
         },
         "gateway": {"processes": server.processes, "queue_tokens_each": plan.queue_tokens},
-        "address": f"http://{server.host}:{server.port}",
+        "address": f"{'https' if server.tls.cert_file else 'http'}://{server.host}:{server.port}",
     }
 
 

@@ -14,9 +14,11 @@ import uvloop
 
 from launcher.compose import build_gateway, build_tokenizer
 from launcher.engines.remote import RemoteEngine
-from launcher.serve.server import HttpServer, run_server
-from launcher.serve.setup import Setup
+from launcher.serve.http import HttpServer
+from launcher.serve.server import run_server
+from launcher.serve.setup import Setup, build_http
 from launcher.serve.signals import Signals
+from launcher.serve.tls import read_certificate
 from launcher.supervisor.elsewhere import Elsewhere
 from launcher.supervisor.gateways import MAX_SETUP_BYTES, READY
 from launcher.telemetry.logs import start_logging
@@ -40,7 +42,7 @@ async def run_gateway(setup: Setup, channel: socket.socket) -> int:
     engine = RemoteEngine(setup.engine, slots=setup.slots, max_batch_tokens=plan.max_batch_tokens)
     keeper, tokenizer = Elsewhere(engine), build_tokenizer(plan)
     parts = build_gateway(plan, setup.model, setup.secrets, tokenizer, engine, keeper, Registry(), setup.metrics_folder)
-    http = HttpServer(parts.app, server.keep_alive_s)
+    http = build_http(parts, server, setup.max_connections, read_certificate(server.tls))
     asyncio.get_running_loop().add_reader(channel, take_connection, channel, http)
     return await run_server(parts, http, [], server.drain_timeout_s, signals, lambda: channel.sendall(READY))
 

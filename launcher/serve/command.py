@@ -18,10 +18,13 @@ from launcher.config.schema import Config
 from launcher.gateway.auth import ENVIRONMENT_VARIABLE as KEYS_VARIABLE
 from launcher.gateway.auth import read_keys
 from launcher.plan import Plan, make_plan
+from launcher.serve.descriptors import connections_each
 from launcher.serve.listen import announce, bind, is_loopback
 from launcher.serve.parent import run_parent
-from launcher.serve.server import HttpServer, run_server
+from launcher.serve.server import run_server
+from launcher.serve.setup import build_http
 from launcher.serve.signals import Signals
+from launcher.serve.tls import Certificate, read_certificate
 
 log = logging.getLogger("launcher.serve")
 
@@ -29,6 +32,8 @@ log = logging.getLogger("launcher.serve")
 def serve(config: Config) -> int:
     """Serve until SIGINT or SIGTERM. The exit status is 0 where every accepted request was answered."""
     secrets = take_secrets(config)
+    certificate = read_certificate(config.server.tls)
+    max_connections = connections_each(config.server)
     # Before the model is fetched: a taken port should not cost a download.
     with bind(config.server) as listener:
         if not secrets.keys and not is_loopback(config.server.host):
@@ -39,9 +44,12 @@ def serve(config: Config) -> int:
             )
         plan = make_plan(config)
         log.info("loading %s on %s in %s from %s", plan.name, plan.engine, plan.dtype, plan.checkpoint.folder)
-        run = run_parent if config.server.processes > 1 else run_alone
+        if config.server.processes > 1:
+            running = run_parent(plan, secrets, listener, max_connections)
+        else:
+            running = run_alone(plan, secrets, listener, max_connections, certificate)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(run(plan, secrets, listener))
+            return runner.run(running)
 
 
 def take_secrets(config: Config) -> Secrets:
@@ -51,10 +59,13 @@ def take_secrets(config: Config) -> Secrets:
     return Secrets(keys, read_url(config.cache.redis.url, os.environ.pop(REDIS_VARIABLE, None)))
 
 
-async def run_alone(plan: Plan, secrets: Secrets, listener: socket.socket) -> int:
+async def run_alone(
+    plan: Plan, secrets: Secrets, listener: socket.socket, max_connections: int, certificate: Certificate | None
+) -> int:
     """Gateway and engine in this process."""
     signals = Signals()
     parts = build(plan, secrets)
     server = plan.config.server
-    http = HttpServer(parts.app, server.keep_alive_s)
-    return await run_server(parts, http, [listener], server.drain_timeout_s, signals, partial(announce, parts.model, listener))
+    http = build_http(parts, server, max_connections, certificate)
+    on_ready = partial(announce, parts.model, listener, https=certificate is not None)
+    return await run_server(parts, http, [listener], server.drain_timeout_s, signals, on_ready)

@@ -40,11 +40,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def announce(model: ServedModel, listener: socket.socket) -> None:
+def announce(model: ServedModel, listener: socket.socket, *, https: bool) -> None:
     """Say on standard output where to call."""
     host, port = listener.getsockname()[:2]
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{port}"
+    url = f"{'https' if https else 'http'}://{shown}:{port}"
     print(
         f"sgl-embed is ready: {model.name}, {model.dimensions} dimensions, on {model.engine} in {model.dtype}\n"
         f"  {url}/v1    (to read and try it: {url}/docs)\n"

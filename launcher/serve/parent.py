@@ -25,8 +25,11 @@ CHILD = "launcher.serve.child"
 MIN_SLOTS = 2
 
 
-async def run_parent(plan: Plan, secrets: Secrets, listener: socket.socket) -> int:
-    """Serve until the first signal, or until the engine or a gateway process ends. Returns and raises as ``serve`` does."""
+async def run_parent(plan: Plan, secrets: Secrets, listener: socket.socket, max_connections: int) -> int:
+    """Serve until the first signal, or until the engine or a gateway process ends. Returns and raises as ``serve`` does.
+
+    ``max_connections`` is each gateway's.
+    """
     signals = Signals()
     model = served_model(plan)
     # Only this user may enter it, and so ask the engine.
@@ -37,13 +40,15 @@ async def run_parent(plan: Plan, secrets: Secrets, listener: socket.socket) -> i
             hooks = ProcessMetrics(Registry(), [*worker_names(len(plan.workers)), *names])
         engine, keeper = build_engine(plan, build_tokenizer(plan), hooks)
         shared = SharedEngine(engine, address)
-        setup = Setup(plan, model, secrets, address, gateway_slots(engine.slots, len(names)), Path(folder))
+        slots = gateway_slots(engine.slots, len(names))
+        setup = Setup(plan, model, secrets, address, slots, max_connections, Path(folder))
         gateways = Gateways(names, partial(gateway_process, setup), hooks)
         loaded = asyncio.Event()
         keeping = asyncio.create_task(keeper.run(loaded.set), name="engine")
         answering = asyncio.create_task(answer(shared, loaded), name="batches")
         accepting = asyncio.create_task(gateways.hand_out(listener), name="connections")
-        serving = asyncio.create_task(gateways.run(loaded, lambda: announce(model, listener)), name="gateways")
+        on_ready = partial(announce, model, listener, https=plan.config.server.tls.cert_file is not None)
+        serving = asyncio.create_task(gateways.run(loaded, on_ready), name="gateways")
         stop = asyncio.create_task(signals.first.wait(), name="signal")
         try:
             ended, _ = await asyncio.wait({keeping, answering, accepting, serving, stop}, return_when=asyncio.FIRST_COMPLETED)

@@ -5,19 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import math
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import uvicorn
-from starlette.types import ASGIApp
+from collections.abc import Callable
 
 from launcher.compose import Parts
-from launcher.serve.listen import BACKLOG
+from launcher.serve.http import HttpServer
 from launcher.serve.signals import Signals
 
 log = logging.getLogger("launcher.serve")
@@ -103,48 +97,3 @@ async def end(engine: asyncio.Task[None]) -> None:
     except asyncio.CancelledError:
         if died:
             raise
-
-
-class HttpServer(uvicorn.Server):
-    """Uvicorn without its signal handlers: when to stop is decided by ``run_server``."""
-
-    def __init__(self, app: ASGIApp, keep_alive_s: int) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                backlog=BACKLOG,
-                timeout_keep_alive=keep_alive_s,
-            )
-        )
-        self.config.load()
-        self._opening: set[asyncio.Task[Any]] = set()
-
-    def take(self, connection: socket.socket) -> None:
-        """Serve a connection that was accepted elsewhere; it is the server's from now on."""
-        if self.should_exit:
-            connection.close()
-            return
-        opening = asyncio.create_task(asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection))
-        self._opening.add(opening)
-        opening.add_done_callback(self._opening.discard)
-
-    def stop(self, within_s: float) -> bool:
-        """Close each connection once its reply has left, the last ``within_s`` from now. Returns whether all are closed."""
-        closed = not self.server_state.connections
-        self.config.timeout_graceful_shutdown = max(math.ceil(within_s), 0)
-        self.should_exit = True
-        self.force_exit = within_s <= 0
-        return closed
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def _protocol(self) -> asyncio.Protocol:
-        make = self.config.http_protocol_class
-        return make(config=self.config, server_state=self.server_state, app_state={})  # type: ignore[call-arg]

@@ -139,13 +139,17 @@ class Gateways:
         listener.setblocking(False)
         # What it accepts inherits this.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        failing = False
         while True:
             try:
                 connection, _ = await loop.sock_accept(listener)
             except OSError as error:
-                log.warning("cannot accept a connection: %s", error.strerror)
+                if not failing:
+                    log.warning("cannot accept connections, trying again every %g s: %s", RETRY_S, error.strerror)
+                failing = True
                 await asyncio.sleep(RETRY_S)
                 continue
+            failing = False
             with connection:
                 await self._give(connection)
 

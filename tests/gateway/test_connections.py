@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 import threading
 from time import monotonic
 
@@ -13,15 +12,11 @@ import httpx
 import pytest
 
 from tests.support.checkpoints import Shape, write_checkpoint
+from tests.support.raw import connect, read_to_end
 from tests.support.server import RunningServer, running_server
 from tests.support.texts import all_different
 
 ARGUMENTS = ["--engine", "openvino", "--set", "engine.dtype=float32"]
-
-
-def connect(server: RunningServer) -> socket.socket:
-    host, port = server.base_url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=60)
 
 
 def head(length: int) -> bytes:
@@ -46,13 +41,6 @@ def wait_for_tokens(server: RunningServer, some: bool, timeout_s: float) -> None
         assert monotonic() < deadline, f"tokens in flight: {tokens_in_flight(server)}"
 
 
-def read_reply(connection: socket.socket) -> bytes:
-    reply = b""
-    while chunk := connection.recv(1 << 16):
-        reply += chunk
-    return reply
-
-
 @pytest.fixture
 def server(tiny_checkpoint):
     server = RunningServer(["--model", str(tiny_checkpoint), *ARGUMENTS, "--set", "server.drain_timeout_s=20"]).wait_ready()
@@ -74,7 +62,7 @@ def test_a_slow_reader_gets_its_whole_reply_before_the_end(tmp_path):
         server.wait_line(re.compile("stopping"), timeout_s=10)
         first = connection.recv(1000)
         length = int(re.search(rb"content-length: (\d+)", first)[1])
-        reply = first + read_reply(connection)
+        reply = first + read_to_end(connection)
     assert len(reply.partition(b"\r\n\r\n")[2]) == length > 20_000_000
     assert server.wait() == 0
 
@@ -113,7 +101,7 @@ def test_a_stalled_upload_does_not_hold_up_the_end(server):
             assert monotonic() < deadline
         started = monotonic()
         server.process.send_signal(signal.SIGTERM)
-        reply = read_reply(connection)
+        reply = read_to_end(connection)
     assert b" 503 " in reply.partition(b"\r\n")[0]
     assert b"the server is shutting down" in reply
     assert server.wait() == 0
@@ -125,7 +113,7 @@ def test_a_stalled_upload_ends_at_the_deadline(tiny_checkpoint):
     arguments = ["--model", str(tiny_checkpoint), *ARGUMENTS, "--set", "server.request_timeout_s=0.5"]
     with running_server(*arguments) as server, connect(server) as connection:
         connection.sendall(head(1000) + b'{"model"')
-        reply = read_reply(connection)
+        reply = read_to_end(connection)
         assert b" 504 " in reply.partition(b"\r\n")[0]
         assert b"not finished within 0.5 s" in reply
 
@@ -137,7 +125,7 @@ def test_a_second_signal_stops_at_once(server):
         server.process.send_signal(signal.SIGTERM)
         server.wait_line(re.compile("stopping"), timeout_s=10)
         server.process.send_signal(signal.SIGTERM)
-        reply = read_reply(connection)
+        reply = read_to_end(connection)
     assert server.wait() == 1
     assert b" 503 " in reply.partition(b"\r\n")[0]
 
@@ -151,9 +139,9 @@ def test_new_work_during_the_drain_is_told_to_go_elsewhere(server):
         server.process.send_signal(signal.SIGTERM)
         server.wait_line(re.compile("stopping"), timeout_s=10)
         other.sendall(request(["好"]))
-        refused = read_reply(other)
+        refused = read_to_end(other)
         answered: list[bytes] = []
-        reader = threading.Thread(target=lambda: answered.append(read_reply(busy)))
+        reader = threading.Thread(target=lambda: answered.append(read_to_end(busy)))
         reader.start()
         reader.join(60)
     assert b" 503 " in refused.partition(b"\r\n")[0]

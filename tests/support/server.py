@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from queue import Empty, Queue
 from time import monotonic
 
-READY_LINE = re.compile(r"^\s+(http://\S+)/v1\b")
+READY_LINE = re.compile(r"^\s+(https?://\S+)/v1\b")
 STOP_TIMEOUT_S = 40
 
 
