@@ -16,7 +16,7 @@ from launcher.errors import DeadlineExceeded, EngineError, SglEmbedError
 from launcher.gateway.body import read_json_body
 from launcher.gateway.disconnect import DisconnectWatch
 from launcher.gateway.errors import error_response
-from launcher.gateway.held import HeldBytes
+from launcher.gateway.held import HeldBytes, Share
 from launcher.gateway.readiness import Readiness
 from launcher.telemetry.hooks import Hooks, Task
 
@@ -43,24 +43,24 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = DisconnectWatch(receive)
+        share = Share(self.held)
         started = time.perf_counter()
         status = 500
         self.hooks.offered(self.task)
         try:
             try:
                 async with asyncio.timeout(self.timeout_s) as deadline:
-                    with self.held.share() as share:
-                        with self.readiness.arriving():
-                            body = await read_json_body(scope, receive, self.max_body_bytes, share)
-                        with self.readiness.answering():
-                            with watch:
-                                response = await self._answer_or_error(scope, body)
-                            del body
-                            share.become(len(response.body))
-                            # From here on the client's own pace counts, not the deadline.
-                            deadline.reschedule(None)
-                            status = response.status_code
-                            await response(scope, receive, send)
+                    with self.readiness.arriving():
+                        body = await read_json_body(scope, receive, self.max_body_bytes, share)
+                    with self.readiness.answering():
+                        with watch:
+                            response = await self._answer_or_error(scope, body)
+                        del body
+                        share.become(len(response.body))
+                        # From here on the client's own pace counts, not the deadline.
+                        deadline.reschedule(None)
+                        status = response.status_code
+                        await response(scope, receive, send)
             except TimeoutError:
                 raise DeadlineExceeded(f"the request was not finished within {self.timeout_s:g} s") from None
         except ClientDisconnect:
@@ -74,6 +74,7 @@ class Endpoint:
             status = response.status_code
             await response(scope, receive, send)
         finally:
+            share.release()
             self.hooks.answered(self.task, status, time.perf_counter() - started)
 
     async def _answer_or_error(self, scope: Scope, body: bytes) -> Response:

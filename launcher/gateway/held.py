@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from launcher.errors import Overloaded
 
 # By then some request or other has been answered.
@@ -17,24 +15,15 @@ class HeldBytes:
         self.limit = limit
         self.total = 0
 
-    def share(self) -> Share:
-        return Share(self)
-
 
 class Share:
-    """What one request holds, until the end of the ``with`` that it is entered by."""
+    """What one request holds, until it is released."""
 
     __slots__ = ("_all", "_own")
 
     def __init__(self, held: HeldBytes) -> None:
         self._all = held
         self._own = 0
-
-    def __enter__(self) -> Share:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._all.total -= self._own
 
     def expect(self, size: int) -> None:
         """Raises ``Overloaded`` where ``size`` more bytes are too many and others hold some."""
@@ -43,11 +32,18 @@ class Share:
             raise Overloaded(RETRY_AFTER_S, "other requests take all the memory for bodies and replies (server.max_held_mb)")
 
     def add(self, size: int) -> None:
-        self.expect(size)
+        """Raises as ``expect`` does."""
+        held = self._all
+        if held.total + size > held.limit:
+            self.expect(size)
+        held.total += size
         self._own += size
-        self._all.total += size
 
     def become(self, size: int) -> None:
         """Hold ``size`` bytes instead, however many there are: what has been computed is sent."""
         self._all.total += size - self._own
         self._own = size
+
+    def release(self) -> None:
+        self._all.total -= self._own
+        self._own = 0

@@ -24,6 +24,10 @@ log = logging.getLogger("launcher.access")
 MAX_HEAD_BYTES = 32 << 10
 # Requests sent ahead on a connection, each of which takes far more memory parsed than sent.
 MAX_PIPELINED = 64
+UPGRADE_WITH_BODY = (
+    "a request with a body cannot offer to upgrade to another protocol; "
+    "have the client speak HTTP/1.1 (in Java: HttpClient.Version.HTTP_1_1)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._arriving = state.arriving
         self._timeouts = timeouts
         self._arriving.add(self)
-        # When the head that is arriving began, else when the connection was last in use.
+        # When the head that is arriving in several pieces began, else when the connection was last in use.
         self._since = 0.0
-        self._in_head = False
-        # Of a head that comes in several pieces.
+        # What has come of that head; 0: there is none.
         self._head_bytes = 0
         # Of what surrounds a chunked body: sizes, extensions, trailers.
         self._framing_bytes = 0
@@ -86,19 +89,31 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            # To stay with HTTP/1.1 is allowed, and the reply says so by being one.
-            pass
+            self._pass_over_upgrade()
+            return
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, SglEmbedError) else MalformedRequest(why(error)))
-        if self._in_head:
+            return
+        if self.scope is None:
+            return
+        if "method" not in self.scope:
             self._count_head(len(piece))
-        elif self.cycle is not None and self.cycle.more_body:
+        elif self.cycle.more_body:
             self._count_framing(len(piece))
 
+    def _pass_over_upgrade(self) -> None:
+        """To stay with HTTP/1.1 is allowed, and the reply says so by being one. But the parser has left out the body."""
+        if any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in self.headers):
+            self.cycle.more_body = True
+            self._refuse(MalformedRequest(UPGRADE_WITH_BODY))
+
     def _count_head(self, fed: int) -> None:
-        # The first piece may hold the end of the request before.
-        self._head_bytes += fed if self._head_bytes else max(self._parsed_head_bytes(), 1)
+        if not self._head_bytes:
+            self._since = self.loop.time()
+            # The piece may hold the end of the request before, too.
+            fed = max(self._parsed_head_bytes(), 1)
+        self._head_bytes += fed
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HeadTooLarge(MAX_HEAD_BYTES))
 
@@ -111,14 +126,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _parsed_head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
-        self._framing_bytes = 0
-        self._since = self.loop.time()
-
     def on_headers_complete(self) -> None:
-        self._in_head = False
         if self._head_bytes:
             self._head_bytes = 0
             if self._parsed_head_bytes() > MAX_HEAD_BYTES:
@@ -157,7 +165,7 @@ class HttpProtocol(HttpToolsProtocol):
         if closing:
             return
         waited_s = now - self._since
-        if self._in_head:
+        if self._head_bytes:
             # While reading is paused, it is not the client that is slow.
             if waited_s > self._timeouts.head and not self.flow.read_paused:
                 self._refuse(HeadTimeout(self._timeouts.head))
@@ -183,7 +191,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _refuse(self, error: SglEmbedError) -> None:
         """Read no more, send the replies that are due, then ``error``, and close."""
         self._refusal = error
-        self._in_head = False
+        self._head_bytes = 0
         if not self._answering():
             self._send_refusal(error)
         elif self.cycle.more_body and not self.cycle.response_started:

@@ -183,6 +183,14 @@ def test_an_offer_to_upgrade_is_passed_over(server: RunningServer) -> None:
     assert "Unsupported upgrade" not in server.output()
 
 
+def test_an_offer_to_upgrade_with_a_body_is_refused_by_name(server: RunningServer) -> None:
+    """Java's client makes one with each request, unless told otherwise."""
+    offer = POST + b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n"
+    (reply,) = exchange(server, offer + b"content-length: %d\r\n\r\n" % len(BODY) + BODY)
+    assert reply.status == 400
+    assert "have the client speak HTTP/1.1" in reply.error["message"]
+
+
 # Bodies
 
 

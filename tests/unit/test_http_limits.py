@@ -9,7 +9,7 @@ import pytest
 
 from launcher.config.schema import Tls
 from launcher.errors import ConfigError, Overloaded
-from launcher.gateway.held import HeldBytes
+from launcher.gateway.held import HeldBytes, Share
 from launcher.serve.descriptors import connections_within, descriptor_limit
 from launcher.serve.tls import read_certificate
 
@@ -41,36 +41,40 @@ def test_connections_leave_descriptors_for_the_rest(descriptors: int, connection
 
 def test_bytes_are_held_up_to_the_limit_and_given_back() -> None:
     held = HeldBytes(10)
-    with held.share() as one, held.share() as other:
-        one.add(6)
-        other.add(4)
-        with pytest.raises(Overloaded, match=r"server\.max_held_mb.*try again in 1 s"):
-            other.add(1)
-        with pytest.raises(Overloaded):
-            one.expect(1)
-        assert held.total == 10
+    one, other = Share(held), Share(held)
+    one.add(6)
+    other.add(4)
+    with pytest.raises(Overloaded, match=r"server\.max_held_mb.*try again in 1 s"):
+        other.add(1)
+    with pytest.raises(Overloaded):
+        one.expect(1)
+    assert held.total == 10
+    one.release()
+    other.add(6)
+    other.release()
     assert held.total == 0
 
 
 def test_who_is_alone_may_hold_more_than_the_limit() -> None:
     held = HeldBytes(10)
-    with held.share() as one:
-        one.add(9)
-        one.add(9)
-        with held.share() as other, pytest.raises(Overloaded):
-            other.add(1)
+    one = Share(held)
+    one.add(9)
+    one.add(9)
+    with pytest.raises(Overloaded):
+        Share(held).add(1)
+    one.release()
     assert held.total == 0
 
 
 def test_a_reply_takes_the_place_of_its_body_whatever_its_size() -> None:
     held = HeldBytes(10)
-    with held.share() as one, held.share() as other:
-        one.add(5)
-        other.add(5)
-        one.become(1000)
-        assert held.total == 1005
-        one.become(0)
-        assert held.total == 5
+    one, other = Share(held), Share(held)
+    one.add(5)
+    other.add(5)
+    one.become(1000)
+    assert held.total == 1005
+    one.release()
+    assert held.total == 5
 
 
 @pytest.mark.parametrize(
