@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.support.checkpoints import Shape, write_checkpoint
-from tests.support.raw import connect, drip, exchange, read_to_end, replies
+from tests.support.raw import DRIP_S, connect, drip, exchange, read_to_end, replies
 from tests.support.server import RunningServer, running_server
 from tests.support.texts import all_different
 
@@ -113,13 +113,18 @@ def test_a_head_that_is_too_long_gets_431(server: RunningServer, head: bytes, pi
 
 
 def test_a_long_head_is_fine_whatever_came_before_it(server: RunningServer) -> None:
-    body = b'{"input": "' + b"a" * (HEAD_BYTES - 300) + b'"}'
+    body = b'{"input": "' + b"a" * (HEAD_BYTES - 600) + b'"}'
     upload = POST.replace(b"/v1/embeddings", b"/tokenize") + b"content-length: %d\r\n\r\n" % len(body) + body
     long_head = GET + b"connection: close\r\n" + headers_of(HEAD_BYTES - 200)
     with connect(server) as connection:
         connection.sendall(upload + long_head[:100])
         assert b" 200 " in connection.recv(1 << 16)
-        connection.sendall(long_head[100:])
+        connection.sendall(long_head[100:10_000])
+        connection.settimeout(DRIP_S)
+        with pytest.raises(TimeoutError):
+            connection.recv(1 << 16)
+        connection.settimeout(10)
+        connection.sendall(long_head[10_000:])
         assert b'{"status":"ok"}' in read_to_end(connection)
 
 
