@@ -12,9 +12,8 @@ import httpx
 import pytest
 
 from tests.support.checkpoints import Shape, write_checkpoint
-from tests.support.raw import DRIP_S, connect, drip, exchange, read_to_end, replies
+from tests.support.raw import DRIP_S, connect, drip, exchange, read_reply, read_to_end, replies
 from tests.support.server import RunningServer, running_server
-from tests.support.texts import all_different
 
 GET = b"GET /live HTTP/1.1\r\nhost: localhost\r\n"
 POST = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -27,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """2048 inputs make a reply of 24 MB, more than the kernel takes off the server for a client that does not read."""
     shape = Shape(vocab_size=1000, hidden_size=1024, num_hidden_layers=1, num_attention_heads=16, intermediate_size=64)
     folder = write_checkpoint(tmp_path_factory.mktemp("models") / "tiny-zh", shape)
-    settings = {"head_timeout_s": 1, "keep_alive_s": 1, "request_timeout_s": 4, "send_timeout_s": 2, "max_held_mb": 8}
+    settings = {"head_timeout_s": 1, "keep_alive_s": 1, "request_timeout_s": 3, "send_timeout_s": 2, "max_held_mb": 8}
     arguments = [argument for key, value in settings.items() for argument in ("--set", f"server.{key}={value}")]
     with running_server("--model", str(folder), "--engine", "openvino", "--set", "engine.dtype=float32", *arguments) as server:
         yield server
@@ -63,7 +62,7 @@ def test_a_head_that_takes_too_long_gets_408(server: RunningServer) -> None:
 def test_a_second_head_has_a_time_of_its_own(server: RunningServer) -> None:
     with connect(server) as connection:
         connection.sendall(GET + b"\r\n")
-        (first,) = replies(connection.recv(1 << 16))
+        first = read_reply(connection)
         (second,) = replies(drip(connection, [b"G", b"E", b"T", b" ", *[b"/"] * 1000]))
     assert (first.status, second.status) == (200, 408)
 
@@ -118,7 +117,7 @@ def test_a_long_head_is_fine_whatever_came_before_it(server: RunningServer) -> N
     long_head = GET + b"connection: close\r\n" + headers_of(HEAD_BYTES - 200)
     with connect(server) as connection:
         connection.sendall(upload + long_head[:100])
-        assert b" 200 " in connection.recv(1 << 16)
+        assert read_reply(connection).status == 200
         connection.sendall(long_head[100:10_000])
         connection.settimeout(DRIP_S)
         with pytest.raises(TimeoutError):
@@ -209,9 +208,9 @@ def test_a_slow_body_ends_at_the_deadline(server: RunningServer, header: bytes, 
     with connect(server) as connection:
         connection.sendall(POST + header + b"\r\n\r\n")
         (reply,) = replies(drip(connection, [piece]))
-    assert 4 <= monotonic() - started < 7
+    assert 3 <= monotonic() - started < 6
     assert reply.status == 504
-    assert "not finished within 4 s" in reply.error["message"]
+    assert "not finished within 3 s" in reply.error["message"]
 
 
 @pytest.mark.parametrize("piece", [b" ", b"1\r\n \r\n"], ids=["length", "chunked"])
@@ -230,19 +229,19 @@ def test_bodies_are_held_within_the_limit(server: RunningServer) -> None:
         first.sendall(POST + b"content-length: %d\r\n\r\n" % size + b" " * (size - 1))
         wait_until_held(server)
         second.sendall(POST + b"transfer-encoding: chunked\r\n\r\n4\r\nnull\r\n0\r\n\r\n")
-        (refused,) = replies(second.recv(1 << 16))
+        refused = read_reply(second)
         assert refused.status == 429
         assert refused.headers["retry-after"] == "1"
         assert "server.max_held_mb" in refused.error["message"]
         first.sendall(b"1")
-        assert b" 400 " in first.recv(1 << 16)
+        assert read_reply(first).status == 400
         # On the same connection: its body was read to the end.
         second.sendall(POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY)
-        assert b" 200 " in second.recv(1 << 16)
+        assert read_reply(second).status == 200
 
 
 def wait_until_held(server: RunningServer) -> None:
-    deadline = monotonic() + 3
+    deadline = monotonic() + 10
     while httpx.post(f"{server.base_url}/v1/embeddings", content=BODY, headers=JSON).status_code != 429:
         assert monotonic() < deadline
 
@@ -251,7 +250,8 @@ def wait_until_held(server: RunningServer) -> None:
 
 
 def ask_for_24_mb(connection: socket.socket) -> None:
-    body = json.dumps({"model": "tiny-zh", "input": all_different(2048, 4)}).encode()
+    # One vector to compute, and 2048 times that to send.
+    body = json.dumps({"model": "tiny-zh", "input": ["a"] * 2048}).encode()
     connection.sendall(POST + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
 
 
@@ -276,8 +276,8 @@ def test_a_client_that_reads_slowly_gets_all(server: RunningServer) -> None:
         received += len(first)
         while chunk := connection.recv(1 << 15):
             received += len(chunk)
-            # As fast as 24 MB in 5 s.
-            while monotonic() - started < received / 5e6:
+            # As fast as 24 MB in 3 s.
+            while monotonic() - started < received / 8e6:
                 pass
     assert received == length
-    assert monotonic() - started > 4
+    assert monotonic() - started > 2.5

@@ -47,6 +47,21 @@ def read_to_end(connection: socket.socket) -> bytes:
     return received
 
 
+def read_reply(connection: socket.socket) -> Reply:
+    """The next one, of a connection that stays open."""
+    received = b""
+    while b"\r\n\r\n" not in received or len(received.partition(b"\r\n\r\n")[2]) < promised_length(received):
+        chunk = connection.recv(1 << 16)
+        assert chunk, received
+        received += chunk
+    (reply,) = replies(received)
+    return reply
+
+
+def promised_length(received: bytes) -> int:
+    return int(received.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+
+
 def drip(connection: socket.socket, endless: Iterable[bytes], deadline_s: float = 20.0) -> bytes:
     """Send a piece at a time, over and over, until the other side closes; what it had sent."""
     received = b""
