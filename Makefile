@@ -33,7 +33,7 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 # A stamp holds the folder it was made in: a moved checkout, or a Python that went away, starts over.
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
-.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e gpu-check lint format \
+.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e chaos gpu-check lint format \
 	notebooks bench bench-gpu need-wrk bundle lock clean
 
 help: ## Show this list
@@ -55,6 +55,9 @@ test: $(DEV) $(SGLANG_0_5_17)/.installed ## Run all tests; ARGS is passed on to 
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-e2e: $(SGLANG_0_5_17)/.installed
+chaos: $(DEV) ## Kill, stop, starve and flood real servers: the tests of tests/chaos; 10 minutes
+	@$(BIN)/python -m pytest tests/chaos $(ARGS)
+
 test-unit test-cache test-gateway test-engines test-e2e: $(DEV) ## Run this folder of the tests
 	@$(BIN)/python -m pytest $(@:test-%=tests/%) $(ARGS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,8 @@ def vectors_of(reply: httpx.Response) -> Vectors:
 class Load:
     """``clients`` threads that ask for some of ``texts`` one after the other; enter it to start, leave it to stop.
 
-    ``outcomes`` counts statuses and, by their names, exceptions; ``wrong`` counts vectors that are not those of ``reference``.
+    ``outcomes`` counts statuses and, by their names, exceptions, of the requests that began before ``end_count``; ``wrong``
+    counts vectors that are not those of ``reference``.
     """
 
     base_url: str
@@ -43,6 +45,7 @@ class Load:
     slowest_s: float = 0.0
 
     def __post_init__(self) -> None:
+        self._counts_until = math.inf
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._answered = threading.Condition(self._lock)
@@ -63,6 +66,10 @@ class Load:
         with self._answered:
             goal = self.outcomes[200] + more
             assert self._answered.wait_for(lambda: self.outcomes[200] >= goal, timeout_s), self.outcomes
+
+    def end_count(self) -> None:
+        """What begins from now on does not count: where a server stops, later requests find nobody."""
+        self._counts_until = monotonic()
 
     def _run(self, number: int) -> None:
         texts = list(self.reference)
@@ -87,7 +94,8 @@ class Load:
         except httpx.HTTPError as error:
             outcome = type(error).__name__
         with self._answered:
-            self.outcomes[outcome] += 1
+            if began < self._counts_until:
+                self.outcomes[outcome] += 1
             self.wrong += wrong
             self.slowest_s = max(self.slowest_s, monotonic() - began)
             self._answered.notify_all()
