@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,9 @@ from launcher.embedding.vectors import VectorSource
 from launcher.engines.base import Engine
 from launcher.engines.sglang.engine import SglangEngine
 from launcher.gateway.app import build_app
+from launcher.gateway.auth import KeyCheck
 from launcher.gateway.held import HeldBytes
+from launcher.gateway.keys import KeySource
 from launcher.gateway.openapi import openapi_document
 from launcher.gateway.readiness import Readiness, Source
 from launcher.gateway.routes.docs import DocsRoutes
@@ -62,9 +64,9 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """``keys`` maps names to API keys; ``redis_url`` may hold a password. None is ever in a log."""
+    """Where API keys come from; ``redis_url`` may hold a password. None is ever in a log."""
 
-    keys: Mapping[str, str] = field(repr=False)
+    keys: KeySource
     redis_url: str | None = field(repr=False)
 
 
@@ -95,6 +97,9 @@ def build_gateway(
         ready=lambda: readiness.reason() is None,
         folder=metrics_folder,
     )
+    keys = KeyCheck(metrics, server.processes) if secrets.keys else None
+    if keys:
+        keys.use(secrets.keys.read())
     admission = Admission(plan.queue_tokens, on_change=metrics.tokens_in_flight)
 
     def on_batch(inputs: int, tokens: int, seconds: float) -> None:
@@ -135,7 +140,7 @@ def build_gateway(
             *DocsRoutes(openapi_document(model, version("sgl-embed"))).routes(),
         ],
         fingerprint=model.fingerprint,
-        keys=secrets.keys,
+        keys=keys,
         allowed_origins=server.cors.allow_origins,
     )
     faults = tuple(part.unready_reason for part in (batcher, redis) if part)

@@ -19,6 +19,7 @@ SglEmbedError
 │   └── Unauthorized            the API key is missing or unknown
 └── Unavailable                 not now; the same request may succeed later
     ├── Overloaded              the queue or the memory for bodies is full; says when to come back
+    ├── RateLimited             this key has used up its limit; says when to come back
     ├── TooManyConnections      as many are open as may be
     ├── NotReady                starting, draining, or no worker left; what was asked was not begun
     └── DeadlineExceeded        the request's time ran out
@@ -149,6 +150,14 @@ class Overloaded(Unavailable):
 class TooManyConnections(Unavailable):
     def __init__(self, most: int) -> None:
         super().__init__(f"{most} connections are open already (server.max_connections); use fewer, or try again later")
+
+
+class RateLimited(Unavailable):
+    """``limit`` is what was used up, such as "60 requests a minute"."""
+
+    def __init__(self, key_name: str, limit: str, retry_after_s: float) -> None:
+        super().__init__(f"the key {key_name!r} has used up its {limit}; try again in {math.ceil(retry_after_s)} s")
+        self.retry_after_s = retry_after_s
 
 
 class NotReady(Unavailable):

@@ -106,6 +106,15 @@ class Engine(Section, frozen=True):
     sglang: Sglang = Sglang()
 
 
+class KeyLimits(Section, frozen=True):
+    """Of one API key, beside it in server.api_keys_file. None: no limit. Each of server.processes grants its even share."""
+
+    # This many at once, then one each 60/n seconds. What is refused does not count.
+    requests_per_minute: PositiveInt | None = None
+    # Of answered inputs, counted once the answer is there: one request may use more than is left, and the next ones wait.
+    tokens_per_minute: PositiveInt | None = None
+
+
 class Cors(Section, frozen=True):
     # Origins allowed to call from a browser; ["*"] for any; empty: no CORS headers.
     allow_origins: tuple[str, ...] = ()
@@ -127,7 +136,8 @@ class Server(Section, frozen=True):
     # Python process limits the engine (a GPU and short texts, with a core for each); docs/performance.md has figures. Each has
     # its own cache and its share of queue.max_tokens.
     processes: PositiveInt = 1
-    # One "name: key" per line; None: no key is asked for, unless SGL_EMBED_API_KEYS holds "name:key,name:key".
+    # One "name: key" per line, or "name: {key: ..., <limits>}" with the fields of KeyLimits; read again on SIGHUP. None: no key
+    # is asked for, unless SGL_EMBED_API_KEYS holds "name:key,name:key".
     api_keys_file: str | None = None
     cors: Cors = Cors()
     tls: Tls = Tls()

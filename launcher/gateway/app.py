@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -30,12 +30,12 @@ EXPOSED_HEADERS = (
 
 
 def build_app(
-    routes: Sequence[BaseRoute], *, fingerprint: str, keys: Mapping[str, str], allowed_origins: Sequence[str]
+    routes: Sequence[BaseRoute], *, fingerprint: str, keys: KeyCheck | None, allowed_origins: Sequence[str]
 ) -> ASGIApp:
-    """``keys`` maps a name to its API key; empty: no key is asked for. CORS comes first, since a preflight carries no key."""
+    """``keys`` None: no key is asked for. CORS comes first, since a preflight carries no key."""
     app: ASGIApp = Dispatch(routes)
     if keys:
-        app = RequireKey(app, KeyCheck(keys))
+        app = RequireKey(app, keys)
     if allowed_origins:
         app = Cors(
             app,

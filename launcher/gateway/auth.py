@@ -1,64 +1,97 @@
-"""API keys: named, read once at start, compared in constant time, never logged."""
+"""Who is calling, by the API key, and whether it may call now. Keys are compared in constant time and never logged."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from hashlib import sha256
-from pathlib import Path
 
-import yaml
+from launcher.config.schema import KeyLimits
+from launcher.errors import RateLimited, Unauthorized
+from launcher.gateway.allowance import Allowance
+from launcher.gateway.keys import ApiKey
+from launcher.telemetry.hooks import Hooks
 
-from launcher.config.load import StrictLoader
-from launcher.errors import ConfigError, Unauthorized
-
-ENVIRONMENT_VARIABLE = "SGL_EMBED_API_KEYS"
-
-
-def read_keys(file: Path | None, environment: str | None) -> dict[str, str]:
-    """Names to keys, from a YAML file (``name: key`` a line) and from ``name:key,name:key``.
-
-    Raises ``ConfigError`` naming the place, never the key.
-    """
-    keys = _from_file(file) if file else {}
-    for i, entry in enumerate(filter(None, (environment or "").split(","))):
-        name, colon, key = entry.strip().partition(":")
-        if not colon or not name or not key:
-            raise ConfigError(f"{ENVIRONMENT_VARIABLE}: entry {i + 1} is not of the form name:key")
-        if name in keys:
-            raise ConfigError(f"{ENVIRONMENT_VARIABLE}: the name {name!r} stands twice; give each key a name of its own")
-        keys[name] = key
-    return keys
+UNLIMITED = float("inf")
 
 
-def _from_file(file: Path) -> dict[str, str]:
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictLoader)
-    except OSError as error:
-        raise ConfigError(f"server.api_keys_file: {file}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ConfigError(f"server.api_keys_file: {file}: not UTF-8 lines of the form 'name: key', each name once") from None
-    if not isinstance(content, dict) or not content:
-        raise ConfigError(f"server.api_keys_file: {file}: expected lines of the form 'name: key'")
-    if bad := [name for name, key in content.items() if not isinstance(key, str) or not key]:
-        raise ConfigError(f"server.api_keys_file: {file}: the key of {bad[0]!r} is not a text; put it in quotes")
-    return {str(name): key for name, key in content.items()}
+class Usage:
+    """What one key has used of its limits, in one of ``processes`` among which they are divided."""
+
+    def __init__(self, limits: KeyLimits, processes: int) -> None:
+        self.limits = limits
+        self._allowances = {
+            f"{per_minute} {what} a minute": Allowance((per_minute or UNLIMITED) / processes)
+            for what, per_minute in (("requests", limits.requests_per_minute), ("tokens", limits.tokens_per_minute))
+        }
+        self._requests, self._tokens = self._allowances.values()
+
+    def begin(self, name: str, now: float) -> None:
+        """Count a request. Raises ``RateLimited`` where the key has no request or no token left."""
+        if self._requests.wait_s(now) or self._tokens.wait_s(now):
+            waits = {what: allowance.wait_s(now) for what, allowance in self._allowances.items()}
+            spent = max(waits, key=lambda what: waits[what])
+            raise RateLimited(name, spent, waits[spent])
+        self._requests.use(1, now)
+
+    def spend(self, tokens: int, now: float) -> None:
+        self._tokens.use(tokens, now)
+
+
+class Caller:
+    """Whoever holds one key."""
+
+    def __init__(self, name: str, key: str, usage: Usage, hooks: Hooks, clock: Callable[[], float]) -> None:
+        self.name = name
+        self.digest = sha256(key.encode()).digest()
+        self.usage = usage
+        self._hooks = hooks
+        self._clock = clock
+
+    def begin(self) -> None:
+        """Count a request. Raises ``RateLimited`` where it is one too many."""
+        self._hooks.called(self.name)
+        try:
+            self.usage.begin(self.name, self._clock())
+        except RateLimited:
+            self._hooks.limited(self.name)
+            raise
+
+    def spend(self, tokens: int) -> None:
+        """Count the tokens of an answer, which are known only now; where they were too many, later requests wait for it."""
+        self._hooks.spent(self.name, tokens)
+        self.usage.spend(tokens, self._clock())
 
 
 class KeyCheck:
-    """Finds who holds the key of an ``Authorization`` header."""
+    """Finds who holds the key of an ``Authorization`` header. Knows nobody until it is told whom with ``use``."""
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        self._digests = {name: sha256(key.encode()).digest() for name, key in keys.items()}
+    def __init__(self, hooks: Hooks, processes: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self._hooks = hooks
+        self._processes = processes
+        self._clock = clock
+        self._callers: dict[str, Caller] = {}
 
-    def name_of(self, authorization: bytes) -> str:
-        """The key's name, for the header's value as it came. Raises ``Unauthorized``."""
+    def use(self, keys: Mapping[str, ApiKey]) -> None:
+        """Know these keys and no others from now on. Whose limits are as before has still used what it had."""
+        self._hooks.callers(keys)
+        self._callers = {
+            name: Caller(name, key.key, self._usage(name, key.limits), self._hooks, self._clock) for name, key in keys.items()
+        }
+
+    def caller_of(self, authorization: bytes) -> Caller:
+        """For the header's value as it came. Raises ``Unauthorized``."""
         scheme, _, key = authorization.partition(b" ")
         if scheme.lower() != b"bearer" or not key.strip():
             raise Unauthorized("an API key is needed here: send the header 'Authorization: Bearer <key>'")
         digest = sha256(key.strip()).digest()
         # Each digest is compared, so that the time says nothing about which one matched.
-        matches = [name for name, known in self._digests.items() if hmac.compare_digest(known, digest)]
+        matches = [caller for caller in self._callers.values() if hmac.compare_digest(caller.digest, digest)]
         if not matches:
             raise Unauthorized("this API key is not known here")
         return matches[0]
+
+    def _usage(self, name: str, limits: KeyLimits) -> Usage:
+        before = self._callers.get(name)
+        return before.usage if before and before.usage.limits == limits else Usage(limits, self._processes)

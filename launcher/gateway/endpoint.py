@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from launcher.errors import DeadlineExceeded, EngineError, SglEmbedError
@@ -18,6 +17,7 @@ from launcher.gateway.disconnect import DisconnectWatch
 from launcher.gateway.errors import error_response
 from launcher.gateway.held import HeldBytes, Share
 from launcher.gateway.readiness import Readiness
+from launcher.gateway.reply import JsonReply
 from launcher.telemetry.hooks import Hooks, Task
 
 log = logging.getLogger("launcher.gateway")
@@ -34,7 +34,7 @@ class Endpoint:
     """
 
     task: Task
-    answer: Callable[[bytes], Awaitable[Response]]
+    answer: Callable[[bytes], Awaitable[JsonReply]]
     readiness: Readiness
     hooks: Hooks
     held: HeldBytes
@@ -60,6 +60,8 @@ class Endpoint:
                         # From here on the client's own pace counts, not the deadline.
                         deadline.reschedule(None)
                         status = response.status_code
+                        if response.tokens and (caller := scope.get("caller")):
+                            caller.spend(response.tokens)
                         await response(scope, receive, send)
             except TimeoutError:
                 raise DeadlineExceeded(f"the request was not finished within {self.timeout_s:g} s") from None
@@ -77,14 +79,14 @@ class Endpoint:
             share.release()
             self.hooks.answered(self.task, status, time.perf_counter() - started)
 
-    async def _answer_or_error(self, scope: Scope, body: bytes) -> Response:
+    async def _answer_or_error(self, scope: Scope, body: bytes) -> JsonReply:
         try:
             return await self.answer(body)
         except SglEmbedError as error:
             return response_to(scope, error)
 
 
-def response_to(scope: Scope, error: SglEmbedError) -> Response:
+def response_to(scope: Scope, error: SglEmbedError) -> JsonReply:
     if isinstance(error, EngineError):
         log.error("request %s: the engine failed: %s", scope["request_id"], error, exc_info=error)
     return error_response(error)

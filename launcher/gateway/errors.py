@@ -20,6 +20,7 @@ from launcher.errors import (
     ModelNotFound,
     NotReady,
     Overloaded,
+    RateLimited,
     RequestError,
     SglEmbedError,
     TooManyConnections,
@@ -46,6 +47,7 @@ MEANINGS: tuple[tuple[type[Exception], Meaning], ...] = (
     (HeadTooLarge, Meaning(431, "invalid_request_error")),
     (RequestError, Meaning(400, "invalid_request_error")),
     (Overloaded, Meaning(429, "overloaded_error", "overloaded")),
+    (RateLimited, Meaning(429, "rate_limit_error", "rate_limit_exceeded")),
     (TooManyConnections, Meaning(503, "unavailable_error", "too_many_connections")),
     (NotReady, Meaning(503, "unavailable_error", "not_ready")),
     (DeadlineExceeded, Meaning(504, "timeout_error", "deadline_exceeded")),
@@ -65,7 +67,7 @@ def error_response(error: SglEmbedError) -> JsonReply:
     param = error.param if isinstance(error, RequestError) else None
     code = (error.code if isinstance(error, RequestError) else None) or meaning.code
     headers: list[Header] = []
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | RateLimited):
         headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
     if isinstance(error, NotReady | TooManyConnections):
         headers += [(b"connection", b"close"), (b"retry-after", b"1")]

@@ -9,7 +9,7 @@ from random import getrandbits
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from launcher.errors import Unauthorized
+from launcher.errors import RateLimited, Unauthorized
 from launcher.gateway.auth import KeyCheck
 from launcher.gateway.errors import error_response, internal_error
 
@@ -60,7 +60,8 @@ class RequestContext:
             ms = (time.perf_counter() - started) * 1e3
             # As it was sent, so that a decoded line break cannot forge a line.
             path = scope["raw_path"][:MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
-            who = scope.get("key_name", "-")
+            caller = scope.get("caller")
+            who = caller.name if caller else "-"
             log.log(level, "%s %s %d %.1fms key=%s id=%s", scope["method"], path, status, ms, who, scope["request_id"])
 
 
@@ -77,7 +78,7 @@ def new_request_id() -> bytes:
 
 
 class RequireKey:
-    """Answers 401 unless the request carries a known API key."""
+    """Answers 401 unless the request carries a known API key, and 429 where that has used up its limits."""
 
     def __init__(self, app: ASGIApp, keys: KeyCheck) -> None:
         self._app = app
@@ -87,8 +88,9 @@ class RequireKey:
         if scope["path"] not in OPEN_PATHS and not scope["path"].startswith("/docs/"):
             header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
             try:
-                scope["key_name"] = self._keys.name_of(header)
-            except Unauthorized as error:
+                scope["caller"] = caller = self._keys.caller_of(header)
+                caller.begin()
+            except (Unauthorized, RateLimited) as error:
                 await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -79,7 +79,7 @@ def _post(summary: str, request: str, response: str) -> Schema:
             "404": _error("No such model here"),
             "413": _error("The body is too large"),
             "415": _error("The body is not said to be JSON"),
-            "429": _error("The queue is full; Retry-After says when to come back"),
+            "429": _error("The queue is full, or the API key has used up its limit; Retry-After says when to come back"),
             "503": _error("Starting, shutting down, or no worker left"),
             "504": _error("Not finished in time"),
         },

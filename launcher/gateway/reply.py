@@ -14,10 +14,14 @@ PIECE_BYTES = 256 << 10
 
 
 class JsonReply(Response):
-    """Takes its body and headers as the bytes that are sent; Starlette's own encodes each header again for each reply."""
+    """Takes its body and headers as the bytes that are sent; Starlette's own encodes each header again for each reply.
 
-    def __init__(self, body: bytes, status: int = 200, headers: Sequence[Header] = ()) -> None:
+    ``tokens`` is what it cost the engine, for the caller's account.
+    """
+
+    def __init__(self, body: bytes, status: int = 200, headers: Sequence[Header] = (), tokens: int = 0) -> None:
         self.status_code = status
+        self.tokens = tokens
         self.body = body
         self.background = None
         self.raw_headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]

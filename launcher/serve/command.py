@@ -15,8 +15,8 @@ from launcher.cache.redis import ENVIRONMENT_VARIABLE as REDIS_VARIABLE
 from launcher.cache.redis import read_url
 from launcher.compose import Secrets, build
 from launcher.config.schema import Config
-from launcher.gateway.auth import ENVIRONMENT_VARIABLE as KEYS_VARIABLE
-from launcher.gateway.auth import read_keys
+from launcher.gateway.keys import ENVIRONMENT_VARIABLE as KEYS_VARIABLE
+from launcher.gateway.keys import KeySource
 from launcher.plan import Plan, make_plan
 from launcher.serve.descriptors import connections_each
 from launcher.serve.listen import announce, bind, is_loopback
@@ -55,7 +55,9 @@ def serve(config: Config) -> int:
 def take_secrets(config: Config) -> Secrets:
     """Out of the environment, so that worker processes do not inherit them."""
     file = config.server.api_keys_file
-    keys = read_keys(Path(file) if file else None, os.environ.pop(KEYS_VARIABLE, None))
+    keys = KeySource(Path(file) if file else None, os.environ.pop(KEYS_VARIABLE, None))
+    # A mistake should not cost a download.
+    keys.read()
     return Secrets(keys, read_url(config.cache.redis.url, os.environ.pop(REDIS_VARIABLE, None)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, Protocol
 
 CacheLevel = Literal["memory", "redis"]
@@ -29,6 +29,18 @@ class Hooks(Protocol):
 
     def batch(self, inputs: int, tokens: int, seconds: float) -> None:
         """The engine finished a batch."""
+
+    def callers(self, names: Iterable[str]) -> None:
+        """The names of all API keys from now on."""
+
+    def called(self, name: str) -> None:
+        """A request came with the key of this name, whatever becomes of it."""
+
+    def limited(self, name: str) -> None:
+        """It was refused, because the key's limits were used up."""
+
+    def spent(self, name: str, tokens: int) -> None:
+        """It was answered, and its inputs had this many tokens."""
 
 
 class ProcessHooks(Protocol):

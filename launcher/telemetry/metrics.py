@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
@@ -63,6 +63,9 @@ class Metrics:
         self._batch_inputs = histogram("batch_inputs", "Inputs in one engine batch.", POWERS_OF_FOUR)
         self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch.", POWERS_OF_FOUR)
         self._batch_duration = histogram("batch_duration_seconds", "Time of one engine batch.", SECONDS)
+        self._key_requests = counter("key_requests", "Requests with this API key, refused ones included.", "key")
+        self._key_limited = counter("key_limited_requests", "Requests refused because the key's limits were used up.", "key")
+        self._key_tokens = counter("key_tokens", "Tokens of inputs answered for this API key.", "key")
         self._in_flight = gauge("tokens_in_flight", "Tokens waiting or running.", "livesum")
         # As the process that is asked sees it: it sets the value just before it shows it.
         self._is_ready = gauge("ready", "1 while new requests are taken.", "livemostrecent")
@@ -71,6 +74,7 @@ class Metrics:
         # Looking a series up by its labels costs more than counting in it.
         self._stages = {stage: stages.labels(stage) for stage in get_args(Stage)}
         self._cached = {level: cached.labels(level) for level in get_args(CacheLevel)}
+        self._callers: dict[str, _Caller] = {}
         self._tasks = {task: _Task(task, offered, requests, duration) for task in get_args(Task)}
 
     def offered(self, task: Task) -> None:
@@ -100,6 +104,20 @@ class Metrics:
         self._batch_inputs.observe(inputs)
         self._batch_tokens.observe(tokens)
         self._batch_duration.observe(seconds)
+
+    def callers(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self._callers:
+                self._callers[name] = _Caller(name, self._key_requests, self._key_limited, self._key_tokens)
+
+    def called(self, name: str) -> None:
+        self._callers[name].requests.inc()
+
+    def limited(self, name: str) -> None:
+        self._callers[name].limited.inc()
+
+    def spent(self, name: str, tokens: int) -> None:
+        self._callers[name].tokens.inc(tokens)
 
     def tokens_in_flight(self, tokens: int) -> None:
         self._in_flight.set(tokens)
@@ -179,3 +197,12 @@ class _Task:
         if series is None:
             series = self._answered[status] = self._requests.labels(self._task, str(status))
         return series
+
+
+class _Caller:
+    """The series of one API key. They stay when the key goes: a counter that vanishes looks like a restart."""
+
+    def __init__(self, name: str, requests: Counter, limited: Counter, tokens: Counter) -> None:
+        self.requests = requests.labels(name)
+        self.limited = limited.labels(name)
+        self.tokens = tokens.labels(name)

@@ -5,6 +5,7 @@ import re
 import httpx
 import pytest
 
+from tests.support.metrics import metrics_of
 from tests.support.server import running_server
 
 BODY = {"model": "tiny-zh", "input": "你好"}
@@ -13,7 +14,12 @@ BODY = {"model": "tiny-zh", "input": "你好"}
 @pytest.fixture(scope="module")
 def client(tiny_checkpoint, tmp_path_factory):
     keys = tmp_path_factory.mktemp("keys") / "keys.yaml"
-    keys.write_text("search: sk-file\n")
+    keys.write_text(
+        "search: sk-file\n"
+        "counted: {key: sk-counted}\n"
+        "slow: {key: sk-slow, requests_per_minute: 2}\n"
+        "small: {key: sk-small, tokens_per_minute: 5}\n"
+    )
     arguments = ["--model", str(tiny_checkpoint), "--engine", "openvino", "--set", f"server.api_keys_file={keys}"]
     arguments += ["--set", "server.cors.allow_origins=[https://app.example]"]
     with (
@@ -73,3 +79,42 @@ def test_a_browser_at_an_allowed_origin_may_call(client):
         "/v1/embeddings", json=BODY, headers={"authorization": "Bearer sk-file", "origin": "https://evil.example"}
     )
     assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_key_that_used_up_its_requests_is_told_when_to_come_back(client):
+    headers = {"authorization": "Bearer sk-slow"}
+    assert [client.get("/v1/models", headers=headers).status_code for _ in range(2)] == [200, 200]
+    refused = client.post("/v1/embeddings", json=BODY, headers=headers)
+    assert refused.status_code == 429
+    error = refused.json()["error"]
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+    assert "the key 'slow' has used up its 2 requests a minute" in error["message"]
+    assert 25 <= int(refused.headers["retry-after"]) <= 30
+    assert client.get("/ready", headers=headers).status_code == 200
+
+
+def test_a_key_that_used_up_its_tokens_waits_for_its_debt(client):
+    headers = {"authorization": "Bearer sk-small"}
+    assert client.post("/v1/embeddings", json=BODY | {"input": []}, headers=headers).status_code == 400
+    assert client.post("/v1/embeddings", json=BODY | {"input": "你好" * 4}, headers=headers).status_code == 200
+    refused = client.post("/v1/embeddings", json=BODY, headers=headers)
+    assert refused.status_code == 429
+    assert "5 tokens a minute" in refused.json()["error"]["message"]
+    # Ten tokens were used, and a request needs one that is left.
+    assert 66 <= int(refused.headers["retry-after"]) <= 72
+
+
+def test_use_is_counted_by_the_names_of_keys(client):
+    names = ("search", "counted", "slow", "small", "batch")
+    counters = ("requests", "limited_requests", "tokens")
+    before = metrics_of(client)
+    assert {f'embedding_key_{what}_total{{key="{name}"}}' for what in counters for name in names} <= before.keys()
+    for key in ("sk-counted", "sk-counted", "sk-unknown"):
+        client.post("/v1/embeddings", json=BODY, headers={"authorization": f"Bearer {key}"})
+    client.get("/v1/models", headers={"authorization": "Bearer sk-counted"})
+    after = metrics_of(client)
+    assert {name: after[name] - before[name] for name in after if "{key=" in name and after[name] != before[name]} == {
+        'embedding_key_requests_total{key="counted"}': 3,
+        'embedding_key_tokens_total{key="counted"}': 8,
+    }
+    assert not any("unknown" in name for name in after)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from starlette.responses import Response
 from starlette.routing import Route
 
 from launcher.embedding.model import Role, ServedModel
@@ -49,7 +48,7 @@ class InferenceRoutes:
             Route("/tokenize", self._endpoint("tokenize", self._tokenize), methods=["POST"]),
         ]
 
-    async def _embeddings(self, body: bytes) -> Response:
+    async def _embeddings(self, body: bytes) -> JsonReply:
         request = parse_body(body, EmbeddingsRequest)
         role = role_of(request, self._model)
         inputs = parse_input(request.input, self._max_inputs, self._max_tokens)
@@ -57,16 +56,16 @@ class InferenceRoutes:
         started = time.perf_counter()
         content = await embeddings_body(embedded, self._model.name, request.encoding_format or "float")
         self._hooks.stage("encode", time.perf_counter() - started)
-        return JsonReply(content, headers=embedding_headers(embedded))
+        return JsonReply(content, headers=embedding_headers(embedded), tokens=embedded.prompt_tokens)
 
-    async def _tokenize(self, body: bytes) -> Response:
+    async def _tokenize(self, body: bytes) -> JsonReply:
         request = parse_body(body, TokenizeRequest)
         role = role_of(request, self._model)
         inputs = parse_input(request.input, self._max_inputs, self._max_tokens)
         tokenized = await self._service.tokenize(inputs, role, request.truncate)
         return JsonReply(tokenize_body(tokenized, self._model.name))
 
-    def _endpoint(self, task: Task, answer: Callable[[bytes], Awaitable[Response]]) -> Endpoint:
+    def _endpoint(self, task: Task, answer: Callable[[bytes], Awaitable[JsonReply]]) -> Endpoint:
         return Endpoint(task, answer, self._readiness, self._hooks, self._held, self._max_body_bytes, self._timeout_s)
 
 
