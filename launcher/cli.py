@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from launcher.config.load import load_config
+from launcher.config.load import ConfigSource
 from launcher.config.schema import Config
 from launcher.errors import ConfigError, EngineError, ModelError, SglEmbedError, WorkerDied
-from launcher.telemetry.logs import start_logging
+from launcher.telemetry.logs import Log, start_logging
 
 EXIT_STATUS = ((ConfigError, 2), (ModelError, 3), (EngineError, 4))
 INTERRUPTED = 130
@@ -22,9 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A terminal without Chinese characters must not end a server that says where it listens.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        config = load_config(arguments.config, [*_shortcuts(arguments), *arguments.set])
-        start_logging(config.log.level, config.log.file)
-        command: int = arguments.command(config)
+        source = ConfigSource(arguments.config, (*_shortcuts(arguments), *arguments.set))
+        config = source.read()
+        log = start_logging(config.log.level, config.log.file)
+        command: int = arguments.command(config, source, log)
         return command
     except SglEmbedError as error:
         if isinstance(error, WorkerDied) and error.log_tail:
@@ -36,13 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _serve(config: Config) -> int:
+def _serve(config: Config, source: ConfigSource, log: Log) -> int:
     from launcher.serve.command import serve
 
-    return serve(config)
+    return serve(config, source, log)
 
 
-def _plan(config: Config) -> int:
+def _plan(config: Config, source: ConfigSource, log: Log) -> int:
     import yaml
 
     from launcher.plan import describe, make_plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,6 +50,14 @@ class Keeper(Protocol):
         ...
 
 
+class Reloadable(Protocol):
+    """What follows its files while the server runs."""
+
+    def reload(self) -> None:
+        """Be as the files say now. Raises ``ConfigError``, and is then as it was before."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     app: ASGIApp
@@ -60,6 +68,7 @@ class Parts:
     redis: AbstractAsyncContextManager[object]
     keeper: Keeper
     model: ServedModel
+    reloadable: Mapping[str, Reloadable | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +106,7 @@ def build_gateway(
         ready=lambda: readiness.reason() is None,
         folder=metrics_folder,
     )
-    keys = KeyCheck(metrics, server.processes) if secrets.keys else None
-    if keys:
-        keys.use(secrets.keys.read())
+    keys = KeyCheck(secrets.keys.read, metrics, server.processes) if secrets.keys else None
     admission = Admission(plan.queue_tokens, on_change=metrics.tokens_in_flight)
 
     def on_batch(inputs: int, tokens: int, seconds: float) -> None:
@@ -144,7 +151,9 @@ def build_gateway(
         allowed_origins=server.cors.allow_origins,
     )
     faults = tuple(part.unready_reason for part in (batcher, redis) if part)
-    return Parts(app, readiness, faults, (engine.unready_reason,), batcher, redis or nullcontext(), keeper, model)
+    return Parts(
+        app, readiness, faults, (engine.unready_reason,), batcher, redis or nullcontext(), keeper, model, {"API keys": keys}
+    )
 
 
 def build_tokenizer(plan: Plan) -> Tokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,18 @@ import yaml
 from launcher.config.explain import explain
 from launcher.config.schema import Config, Section
 from launcher.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigSource:
+    """Where a configuration comes from, for those who read it again."""
+
+    path: Path | None
+    overrides: tuple[str, ...]
+
+    def read(self) -> Config:
+        """Raises as ``load_config``."""
+        return load_config(self.path, self.overrides)
 
 
 def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:

@@ -65,16 +65,29 @@ class Caller:
 
 
 class KeyCheck:
-    """Finds who holds the key of an ``Authorization`` header. Knows nobody until it is told whom with ``use``."""
+    """Finds who holds the key of an ``Authorization`` header.
 
-    def __init__(self, hooks: Hooks, processes: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+    ``read`` gives the keys by name; it is called here and by ``reload``, which both raise what it raises. What the keys have of
+    their limits is divided among ``processes``.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Mapping[str, ApiKey]],
+        hooks: Hooks,
+        processes: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read = read
         self._hooks = hooks
         self._processes = processes
         self._clock = clock
         self._callers: dict[str, Caller] = {}
+        self.reload()
 
-    def use(self, keys: Mapping[str, ApiKey]) -> None:
-        """Know these keys and no others from now on. Whose limits are as before has still used what it had."""
+    def reload(self) -> None:
+        """Know the keys that there are now, and no others. Whose limits are as before has still used what it had."""
+        keys = self._read()
         self._hooks.callers(keys)
         self._callers = {
             name: Caller(name, key.key, self._usage(name, key.limits), self._hooks, self._clock) for name, key in keys.items()

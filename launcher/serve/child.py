@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import pickle
 import socket
 import sys
@@ -14,15 +15,19 @@ import uvloop
 
 from launcher.compose import build_gateway, build_tokenizer
 from launcher.engines.remote import RemoteEngine
+from launcher.errors import ConfigError
 from launcher.serve.http import HttpServer
+from launcher.serve.reload import LogLevel, Reload
 from launcher.serve.server import run_server
 from launcher.serve.setup import Setup, build_http
 from launcher.serve.signals import Signals
 from launcher.serve.tls import read_certificate
 from launcher.supervisor.elsewhere import Elsewhere
 from launcher.supervisor.gateways import MAX_SETUP_BYTES, READY
-from launcher.telemetry.logs import start_logging
+from launcher.telemetry.logs import Log, start_logging
 from launcher.telemetry.metrics import Registry
+
+log = logging.getLogger("launcher.serve")
 
 
 def main(channel_fd: int) -> int:
@@ -30,21 +35,36 @@ def main(channel_fd: int) -> int:
         name: str
         setup: Setup
         name, setup = pickle.loads(channel.recv(MAX_SETUP_BYTES))
-        log = setup.plan.config.log
-        start_logging(log.level, log.file, name)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(run_gateway(setup, channel))
+        config = setup.plan.config.log
+        logs = start_logging(config.level, config.file, name)
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(run_gateway(setup, channel, logs))
+        except ConfigError as error:
+            log.error("%s", error)
+            return 2
 
 
-async def run_gateway(setup: Setup, channel: socket.socket) -> int:
+async def run_gateway(setup: Setup, channel: socket.socket, logs: Log) -> int:
     signals = Signals()
+    logs.set_level(level_now(setup))
     plan, server = setup.plan, setup.plan.config.server
     engine = RemoteEngine(setup.engine, slots=setup.slots, max_batch_tokens=plan.max_batch_tokens)
     keeper, tokenizer = Elsewhere(engine), build_tokenizer(plan)
     parts = build_gateway(plan, setup.model, setup.secrets, tokenizer, engine, keeper, Registry(), setup.metrics_folder)
-    http = build_http(parts, server, setup.max_connections, read_certificate(server.tls))
+    certificate = read_certificate(server.tls)
+    http = build_http(parts, server, setup.max_connections, certificate)
     asyncio.get_running_loop().add_reader(channel, take_connection, channel, http)
-    return await run_server(parts, http, [], server.drain_timeout_s, signals, lambda: channel.sendall(READY))
+    reload = Reload({"log": logs, "log level": LogLevel(setup.source, logs), "certificate": certificate, **parts.reloadable})
+    return await run_server(parts, http, [], server.drain_timeout_s, signals, reload, lambda: channel.sendall(READY))
+
+
+def level_now(setup: Setup) -> str:
+    """The log's level may have been reloaded since the server started."""
+    try:
+        return setup.source.read().log.level
+    except ConfigError:
+        return setup.plan.config.log.level
 
 
 def take_connection(channel: socket.socket, http: HttpServer) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import uvloop
 
 from launcher.cache.redis import ENVIRONMENT_VARIABLE as REDIS_VARIABLE
 from launcher.cache.redis import read_url
-from launcher.compose import Secrets, build
+from launcher.compose import Reloadable, Secrets, build
+from launcher.config.load import ConfigSource
 from launcher.config.schema import Config
 from launcher.gateway.keys import ENVIRONMENT_VARIABLE as KEYS_VARIABLE
 from launcher.gateway.keys import KeySource
@@ -21,16 +24,20 @@ from launcher.plan import Plan, make_plan
 from launcher.serve.descriptors import connections_each
 from launcher.serve.listen import announce, bind, is_loopback
 from launcher.serve.parent import run_parent
+from launcher.serve.reload import LogLevel, Reload
 from launcher.serve.server import run_server
 from launcher.serve.setup import build_http
 from launcher.serve.signals import Signals
 from launcher.serve.tls import Certificate, read_certificate
+from launcher.telemetry.logs import Log
 
 log = logging.getLogger("launcher.serve")
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, source: ConfigSource, logs: Log) -> int:
     """Serve until SIGINT or SIGTERM. The exit status is 0 where every accepted request was answered."""
+    # Until somebody is there to act on it; what it has to reload is read after that.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     secrets = take_secrets(config)
     certificate = read_certificate(config.server.tls)
     max_connections = connections_each(config.server)
@@ -44,10 +51,11 @@ def serve(config: Config) -> int:
             )
         plan = make_plan(config)
         log.info("loading %s on %s in %s from %s", plan.name, plan.engine, plan.dtype, plan.checkpoint.folder)
+        reloadable: dict[str, Reloadable | None] = {"log": logs, "log level": LogLevel(source, logs, config)}
         if config.server.processes > 1:
-            running = run_parent(plan, secrets, listener, max_connections)
+            running = run_parent(plan, source, secrets, listener, max_connections, reloadable)
         else:
-            running = run_alone(plan, secrets, listener, max_connections, certificate)
+            running = run_alone(plan, secrets, listener, max_connections, certificate, reloadable)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(running)
 
@@ -62,12 +70,18 @@ def take_secrets(config: Config) -> Secrets:
 
 
 async def run_alone(
-    plan: Plan, secrets: Secrets, listener: socket.socket, max_connections: int, certificate: Certificate | None
+    plan: Plan,
+    secrets: Secrets,
+    listener: socket.socket,
+    max_connections: int,
+    certificate: Certificate | None,
+    reloadable: Mapping[str, Reloadable | None],
 ) -> int:
     """Gateway and engine in this process."""
     signals = Signals()
     parts = build(plan, secrets)
     server = plan.config.server
     http = build_http(parts, server, max_connections, certificate)
+    reload = Reload({**reloadable, "certificate": certificate, **parts.reloadable})
     on_ready = partial(announce, parts.model, listener, https=certificate is not None)
-    return await run_server(parts, http, [listener], server.drain_timeout_s, signals, on_ready)
+    return await run_server(parts, http, [listener], server.drain_timeout_s, signals, reload, on_ready)

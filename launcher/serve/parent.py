@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from launcher.compose import Secrets, build_engine, build_tokenizer, served_model
+from launcher.compose import Reloadable, Secrets, build_engine, build_tokenizer, served_model
+from launcher.config.load import ConfigSource
 from launcher.engines.shared import SharedEngine
 from launcher.plan import Plan
 from launcher.serve.listen import announce
+from launcher.serve.reload import Reload
 from launcher.serve.setup import Setup
 from launcher.serve.signals import Signals
 from launcher.supervisor.gateways import GatewayProcess, Gateways
@@ -25,8 +28,15 @@ CHILD = "launcher.serve.child"
 MIN_SLOTS = 2
 
 
-async def run_parent(plan: Plan, secrets: Secrets, listener: socket.socket, max_connections: int) -> int:
-    """Serve until the first signal, or until the engine or a gateway process ends. Returns and raises as ``serve`` does.
+async def run_parent(
+    plan: Plan,
+    source: ConfigSource,
+    secrets: Secrets,
+    listener: socket.socket,
+    max_connections: int,
+    reloadable: Mapping[str, Reloadable | None],
+) -> int:
+    """Serve until SIGINT or SIGTERM, or until the engine or a gateway process ends. Returns and raises as ``serve`` does.
 
     ``max_connections`` is each gateway's.
     """
@@ -41,7 +51,7 @@ async def run_parent(plan: Plan, secrets: Secrets, listener: socket.socket, max_
         engine, keeper = build_engine(plan, build_tokenizer(plan), hooks)
         shared = SharedEngine(engine, address)
         slots = gateway_slots(engine.slots, len(names))
-        setup = Setup(plan, model, secrets, address, slots, max_connections, Path(folder))
+        setup = Setup(plan, source, model, secrets, address, slots, max_connections, Path(folder))
         gateways = Gateways(names, partial(gateway_process, setup), hooks)
         loaded = asyncio.Event()
         keeping = asyncio.create_task(keeper.run(loaded.set), name="engine")
@@ -50,6 +60,8 @@ async def run_parent(plan: Plan, secrets: Secrets, listener: socket.socket, max_
         on_ready = partial(announce, model, listener, https=plan.config.server.tls.cert_file is not None)
         serving = asyncio.create_task(gateways.run(loaded, on_ready), name="gateways")
         stop = asyncio.create_task(signals.first.wait(), name="signal")
+        reload = Reload({**reloadable, "gateway processes": gateways})
+        reloading = asyncio.create_task(reload.on(signals.hangup), name="reload")
         try:
             ended, _ = await asyncio.wait({keeping, answering, accepting, serving, stop}, return_when=asyncio.FIRST_COMPLETED)
             await cancel(serving)
@@ -59,7 +71,7 @@ async def run_parent(plan: Plan, secrets: Secrets, listener: socket.socket, max_
             # The engine's end may take a while; who connects meanwhile should not wait for it.
             listener.close()
         finally:
-            await cancel(accepting, serving, stop)
+            await cancel(accepting, serving, stop, reloading)
             await gateways.kill()
             await cancel(answering, keeping)
             shared.close()

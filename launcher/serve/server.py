@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from launcher.compose import Parts
 from launcher.serve.http import HttpServer
+from launcher.serve.reload import Reload
 from launcher.serve.signals import Signals
 
 log = logging.getLogger("launcher.serve")
@@ -32,9 +33,10 @@ async def run_server(
     listeners: list[socket.socket],
     drain_timeout_s: float,
     signals: Signals,
+    reload: Reload,
     on_ready: Callable[[], None],
 ) -> int:
-    """Serve until the first signal, or until the engine or HTTP ends; ``on_ready`` is called once requests are taken."""
+    """Serve until SIGINT or SIGTERM, or until the engine or HTTP ends; ``on_ready`` is called once requests are taken."""
 
     def open_gates() -> None:
         spare_what_is_loaded()
@@ -46,12 +48,14 @@ async def run_server(
     engine = asyncio.create_task(parts.keeper.run(open_gates), name="engine")
     serving = asyncio.create_task(http.serve(listeners), name="http")
     stop = asyncio.create_task(signals.first.wait(), name="signal")
+    reloading = asyncio.create_task(reload.on(signals.hangup), name="reload")
     try:
         async with parts.redis:
             await asyncio.wait({engine, serving, stop}, return_when=asyncio.FIRST_COMPLETED)
             return await shut_down(parts, http, serving, signals, drain_timeout_s if stop.done() else 0)
     finally:
         stop.cancel()
+        reloading.cancel()
         await end(engine)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.compose import Parts, Secrets
+from launcher.config.load import ConfigSource
 from launcher.config.schema import Server
 from launcher.embedding.model import ServedModel
 from launcher.plan import Plan
@@ -20,6 +21,7 @@ class Setup:
     ``max_connections`` is each gateway's."""
 
     plan: Plan
+    source: ConfigSource
     model: ServedModel
     secrets: Secrets
     engine: str

@@ -24,18 +24,20 @@ class Certificate:
         self.context = read_context(cert_file, key_file)
 
     def reload(self) -> None:
-        """Use what the files hold now. What cannot be used is logged, and what was used before stays."""
+        """Use what the files hold now. Raises ``ConfigError``, and then goes on with what was used before."""
         self._state = self._look()
+        self.context = read_context(self._cert_file, self._key_file)
+
+    def reload_if_changed(self) -> None:
+        """What cannot be used is logged."""
+        if self._look() == self._state:
+            return
         try:
-            self.context = read_context(self._cert_file, self._key_file)
+            self.reload()
         except ConfigError as error:
             log.error("the TLS certificate stays as it was: %s", error)
         else:
             log.info("the TLS certificate was read again from %s", self._cert_file)
-
-    def reload_if_changed(self) -> None:
-        if self._look() != self._state:
-            self.reload()
 
     def _look(self) -> list[tuple[int, int, int] | None]:
         return [file_state(file) for file in (self._cert_file, self._key_file)]

@@ -46,6 +46,7 @@ class GatewayProcess:
     def __init__(self, name: str, module: str, setup: object, metrics_folder: Path) -> None:
         self.name = name
         self.was_ready = False
+        self._reload_missed = False
         self._setup = setup
         self._metrics_folder = metrics_folder
         # A message stays a message.
@@ -70,6 +71,8 @@ class GatewayProcess:
         """Wait until it takes requests. Raises ``WorkerDied`` where it ends before that."""
         await unless_dead(self._process, self._told())
         self.was_ready = True
+        if self._reload_missed:
+            self.reload()
 
     async def exited(self) -> WorkerDied:
         """Wait for its end; what it counted stays, what it measured is gone."""
@@ -84,6 +87,13 @@ class GatewayProcess:
         except OSError:
             return False
         return True
+
+    def reload(self) -> None:
+        """SIGHUP; before it takes requests, when that might still end it, it is kept for then."""
+        if self.was_ready:
+            self.signal(signal.SIGHUP)
+        else:
+            self._reload_missed = True
 
     def signal(self, number: int) -> None:
         self._process.signal(number)
@@ -152,6 +162,11 @@ class Gateways:
             failing = False
             with connection:
                 await self._give(connection)
+
+    def reload(self) -> None:
+        """Have each read anew what it may."""
+        for process in self._processes.values():
+            process.reload()
 
     async def drain(self, timeout_s: float, hurry: asyncio.Event) -> bool:
         """Have each finish its accepted requests and end; ``hurry`` or the timeout ends the wait.

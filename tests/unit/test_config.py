@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.config.changes import changed_keys
 from launcher.config.load import load_config
 from launcher.config.schema import Config
 from launcher.errors import ConfigError
@@ -103,3 +104,10 @@ def test_a_missing_file_and_a_binary_file(tmp_path):
 def test_mistakes_in_set(override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(None, [override])
+
+
+def test_changed_keys_are_named():
+    before = load_config(None, ["log.level=debug"])
+    after = load_config(None, ["server.cors.allow_origins=[https://a.example]", "model.aliases=[x]", "log.level=info"])
+    assert list(changed_keys(before, after)) == ["model.aliases", "server.cors.allow_origins", "log.level"]
+    assert list(changed_keys(before, before)) == []

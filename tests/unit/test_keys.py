@@ -41,8 +41,12 @@ class Checked:
     def __init__(self, keys: Mapping[str, ApiKey], processes: int = 1) -> None:
         self.now = 1000.0
         self.told = Told()
-        self.check = KeyCheck(self.told, processes, lambda: self.now)  # type: ignore[arg-type]
-        self.check.use(keys)
+        self.keys = keys
+        self.check = KeyCheck(lambda: self.keys, self.told, processes, lambda: self.now)  # type: ignore[arg-type]
+
+    def reload(self, keys: Mapping[str, ApiKey]) -> None:
+        self.keys = keys
+        self.check.reload()
 
     def ask(self, key: str = "sk-1") -> float:
         """How long a request has to wait; 0 where it was let in."""
@@ -143,7 +147,7 @@ def test_a_header_names_its_caller() -> None:
 
 def test_other_keys_take_the_place_of_the_first() -> None:
     checked = Checked({"a": ApiKey("sk-1"), "b": ApiKey("sk-2")})
-    checked.check.use({"b": ApiKey("sk-2"), "c": ApiKey("sk-3")})
+    checked.reload({"b": ApiKey("sk-2"), "c": ApiKey("sk-3")})
     assert checked.check.caller_of(b"Bearer sk-3").name == "c"
     with pytest.raises(Unauthorized):
         checked.check.caller_of(b"Bearer sk-1")
@@ -204,9 +208,9 @@ def test_each_process_grants_its_share_and_at_least_one() -> None:
 def test_what_was_used_stays_used_unless_the_limit_changes() -> None:
     checked = Checked({"a": limited(requests=1)})
     assert checked.ask() == 0
-    checked.check.use({"a": limited(requests=1, key="sk-new")})
+    checked.reload({"a": limited(requests=1, key="sk-new")})
     assert checked.ask("sk-new") == 60
-    checked.check.use({"a": limited(requests=2, key="sk-new")})
+    checked.reload({"a": limited(requests=2, key="sk-new")})
     assert [checked.ask("sk-new") for _ in range(3)] == [0, 0, 30]
 
 

@@ -1,0 +1,66 @@
+"""What SIGHUP does: some parts are read anew, each by itself, while requests go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import NoReturn
+
+from launcher.compose import Reloadable
+from launcher.config.changes import changed_keys
+from launcher.config.load import ConfigSource
+from launcher.config.schema import Config
+from launcher.errors import ConfigError
+from launcher.telemetry.logs import Log
+
+log = logging.getLogger("launcher.serve")
+
+TAKEN = "log.level"
+
+
+class Reload:
+    """``parts`` by what they are called in the log; None where this server has no such part."""
+
+    def __init__(self, parts: Mapping[str, Reloadable | None]) -> None:
+        self._parts = {name: part for name, part in parts.items() if part is not None}
+
+    async def on(self, hangup: asyncio.Event) -> NoReturn:
+        """Each time the event is set."""
+        while True:
+            await hangup.wait()
+            hangup.clear()
+            self()
+
+    def __call__(self) -> None:
+        done = [name for name, part in self._parts.items() if self._succeeds(name, part)]
+        log.info("SIGHUP: reloaded %s", ", ".join(done) or "nothing")
+
+    def _succeeds(self, name: str, part: Reloadable) -> bool:
+        try:
+            part.reload()
+        except ConfigError as error:
+            log.error("SIGHUP: %s: stays as it was: %s", name, error)
+        except Exception:
+            log.exception("SIGHUP: %s: a bug", name)
+        else:
+            return True
+        return False
+
+
+class LogLevel:
+    """Of the configuration, only the log's level is taken anew.
+
+    ``started_with``, where given, is what it was at the start, and the keys that have changed since are said.
+    """
+
+    def __init__(self, source: ConfigSource, logs: Log, started_with: Config | None = None) -> None:
+        self._source = source
+        self._logs = logs
+        self._started_with = started_with
+
+    def reload(self) -> None:
+        now = self._source.read()
+        self._logs.set_level(now.log.level)
+        if self._started_with and (others := [key for key in changed_keys(self._started_with, now) if key != TAKEN]):
+            log.warning("SIGHUP: these have changed too, and need a restart: %s", ", ".join(others))
