@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,6 +16,8 @@ from launcher.telemetry.logs import Log, start_logging
 
 EXIT_STATUS = ((ConfigError, 2), (ModelError, 3), (EngineError, 4))
 INTERRUPTED = 130
+# As shells count it: 128 and the number of SIGPIPE.
+UNREAD = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sgl-embed: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read, such as head, has seen enough. What is left in the buffer would fail again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
 
 
 def _serve(config: Config, source: ConfigSource, log: Log) -> int:
@@ -49,6 +56,7 @@ def _plan(config: Config, source: ConfigSource, log: Log) -> int:
     from launcher.plan import describe, make_plan
 
     yaml.safe_dump(describe(make_plan(config)), sys.stdout, allow_unicode=True, sort_keys=False, width=120)
+    sys.stdout.flush()
     return 0
 
 

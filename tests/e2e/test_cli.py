@@ -76,6 +76,14 @@ def test_plan_prints_what_would_start(tiny_checkpoint):
     assert plan["limits"]["inputs_per_request"] == 2048
 
 
+def test_plan_may_be_read_in_part(tiny_checkpoint):
+    command = [sys.executable, "-m", "launcher", "plan", "--model", str(tiny_checkpoint), "--engine", "openvino"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as plan:
+        plan.stdout.close()
+        assert plan.stderr.read() == ""
+    assert plan.returncode == 141
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_an_idle_server_at_once(tiny_checkpoint, number):
     server = RunningServer(["--model", str(tiny_checkpoint), *TINY]).wait_ready()
