@@ -175,7 +175,9 @@ def describe(plan: Plan) -> dict[str, object]:
             "workers": [
                 {
                     "argv": worker_argv(spec, port="<free port>"),
-                    "environment": worker_env(spec, batches=f"ipc://<private folder>/worker-{number}"),
+                    "environment": worker_env(
+                        spec, batches=f"ipc://<private folder>/worker-{number}", key="<drawn at each start>"
+                    ),
                 }
                 for number, spec in enumerate(plan.workers)
             ],

@@ -54,7 +54,7 @@ class Supervisor:
 
         Raises ``EngineError`` where one does not become ready the first time, and when the last is given up.
         """
-        # Only this user may enter it, and so send batches; a worker's own HTTP API listens on loopback, without a key.
+        # Only this user may enter it, and so send batches.
         with TemporaryDirectory(prefix="sgl-embed-") as folder:
             _refuse_long(folder)
             upkeep = Upkeep(

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, NoReturn
 
 from launcher.engines.base import Batch, Vectors
@@ -67,7 +68,9 @@ class Worker:
         address = f"ipc://{self._upkeep.folder}/{self._name.replace(' ', '-')}.{next(self._lives)}"
         relay = _Relay(self._name)
         argv = worker_argv(self._spec, port=free_port(self._ports))
-        process = ChildProcess(self._name, argv, worker_env(self._spec, batches=address), relay)
+        # Nobody calls a worker's own HTTP API but the worker itself, at its start.
+        environment = worker_env(self._spec, batches=address, key=token_hex())
+        process = ChildProcess(self._name, argv, environment, relay)
         client = WorkerClient(address)
         patience_s = 0.0
         try:

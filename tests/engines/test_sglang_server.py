@@ -30,6 +30,7 @@ from launcher.errors import EngineError, WorkerDied
 from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.telemetry.metrics import ProcessMetrics, Registry
 from tests.support.checkpoints import write_checkpoint
+from tests.support.evil import add_code
 
 pytestmark = [pytest.mark.sglang, pytest.mark.asyncio(loop_scope="module")]
 
@@ -37,17 +38,36 @@ START_TIMEOUT_S = 240.0
 MAX_BATCH_TOKENS = 4096
 SCHEDULER_RSS_BYTES, WORKER_RSS_BYTES = 2.0e9, 3.0e9
 CLS, SEP = 101, 102
+CODE_RAN = "code-ran"
 Text = list[int]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Wide, so that the vectors of different texts differ.
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny", initializer_range=0.2)
+    folder = write_checkpoint(tmp_path_factory.mktemp("models") / "tiny", initializer_range=0.2)
+    return add_code(folder, folder.parent / CODE_RAN)
+
+
+@pytest.fixture(scope="module")
+def said() -> Iterator[list[str]]:
+    """What the supervisor logs, at every level."""
+    lines: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logger, listener = logging.getLogger("launcher.supervisor"), Listener()
+    logger.addHandler(listener)
+    logger.setLevel(logging.DEBUG)
+    yield lines
+    logger.removeHandler(listener)
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(checkpoint: Path) -> AsyncIterator[SglangEngine]:
+async def engine(checkpoint: Path, said: list[str]) -> AsyncIterator[SglangEngine]:
     made = SglangEngine(max_batch_tokens=MAX_BATCH_TOKENS, workers=1)
     ready = asyncio.Event()
     running = asyncio.create_task(supervisor_of(checkpoint, made).run(ready.set))
@@ -63,7 +83,9 @@ async def engine(checkpoint: Path) -> AsyncIterator[SglangEngine]:
 
 
 def spec_of(folder: Path) -> WorkerSpec:
-    return WorkerSpec(model_folder=folder, dtype="float32", device="cpu", pooling="cls")
+    # At this level SGLang prints its settings.
+    talkative = ("--log-level", "info")
+    return WorkerSpec(model_folder=folder, dtype="float32", device="cpu", pooling="cls", extra_args=talkative)
 
 
 def supervisor_of(folder: Path, engine: SglangEngine) -> Supervisor:
@@ -84,6 +106,24 @@ async def one_text(run: Callable[[Batch], Awaitable[Vectors]]) -> None:
 
 def workers() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "sglang.launch_server" in child.cmdline()]
+
+
+def key_of(worker: psutil.Process) -> str:
+    return worker.environ()["SGLEMBED_KEY"]
+
+
+async def ask_sglang(method: str, path: str, body: dict[str, object], key: str | None) -> int:
+    """The status of a request to the worker's own HTTP API."""
+    (process,) = workers()
+    port = process.cmdline()[process.cmdline().index("--port") + 1]
+    headers = {"Content-Type": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
+    content = None if method == "GET" else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", content, headers, method=method)
+    try:
+        answer = await asyncio.to_thread(urllib.request.urlopen, request, timeout=30)
+    except urllib.error.HTTPError as error:
+        return error.code
+    return int(answer.status)
 
 
 def batch_of(texts: list[Text]) -> Batch:
@@ -180,17 +220,48 @@ async def test_a_bad_text_is_refused_and_the_server_lives(engine: SglangEngine, 
 )
 async def test_a_request_to_sglang_itself_does_no_harm(engine: SglangEngine, ids: list[object], status: int) -> None:
     """Such as its warm-up sends. An id outside the vocabulary would end the worker if it came to a kernel."""
-    (process,) = workers()
-    port = process.cmdline()[process.cmdline().index("--port") + 1]
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/encode", json.dumps({"input_ids": ids}).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        answered = (await asyncio.to_thread(urllib.request.urlopen, request, timeout=30)).status
-    except urllib.error.HTTPError as error:
-        answered = error.code
-    assert answered == status
+    assert await ask_sglang("POST", "/encode", {"input_ids": ids}, key=key_of(*workers())) == status
     assert (await engine.run(batch_of([[CLS, 7, SEP]]))).shape == (1, 128)
+
+
+@pytest.mark.parametrize("key", [None, "", "guessed"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/health"),
+        ("GET", "/health_generate"),
+        ("GET", "/model_info"),
+        ("GET", "/server_info"),
+        ("GET", "/metrics"),
+        ("GET", "/nothing"),
+        ("OPTIONS", "/encode"),
+        ("POST", "/encode"),
+        ("POST", "/flush_cache"),
+        ("POST", "/update_weights_from_disk"),
+        ("POST", "/health/../flush_cache"),
+    ],
+)
+async def test_without_the_key_of_this_start_sglang_answers_nothing(
+    engine: SglangEngine, method: str, path: str, key: str | None
+) -> None:
+    assert await ask_sglang(method, path, {"input_ids": [0]}, key) == 401
+
+
+async def test_the_key_is_in_no_command_line_and_in_no_log(engine: SglangEngine, said: list[str]) -> None:
+    (process,) = workers()
+    key = key_of(process)
+    assert len(key) == 64
+    children = process.children(recursive=True)
+    assert children
+    assert not [child for child in children if key in " ".join([*child.cmdline(), *child.environ().values()])]
+    assert key not in " ".join(process.cmdline())
+    assert [line for line in said if "server_args=" in line and "<secret>" in line]
+    assert not [line for line in said if key in line]
+
+
+async def test_code_in_the_checkpoint_was_not_run(engine: SglangEngine, checkpoint: Path) -> None:
+    assert "auto_map" in (checkpoint / "config.json").read_text()
+    assert not (checkpoint.parent / CODE_RAN).exists()
 
 
 async def test_a_small_model_takes_little_memory(engine: SglangEngine) -> None:

@@ -13,6 +13,7 @@ from launcher.engines.sglang.argv import worker_env as worker_env_at
 
 CPU = WorkerSpec(model_folder=Path("/models/bge"), dtype="float32", device="cpu", pooling="cls")
 BATCHES = "ipc:///run/worker-0"
+KEY = "sk-of-this-start"
 GPU = replace(CPU, dtype="float16", device="cuda", gpu="1")
 
 
@@ -23,7 +24,7 @@ def value(spec: WorkerSpec, flag: str) -> str:
 
 
 def worker_env(spec: WorkerSpec) -> dict[str, str]:
-    return worker_env_at(spec, batches=BATCHES)
+    return worker_env_at(spec, batches=BATCHES, key=KEY)
 
 
 def test_it_runs_sglangs_server_with_this_python_unless_another_is_named() -> None:
@@ -78,6 +79,16 @@ def test_the_kv_pool_is_bounded() -> None:
 
 def test_the_plugin_is_told_where_batches_come_in() -> None:
     assert worker_env(CPU)["SGLEMBED_BATCHES"] == BATCHES
+
+
+def test_the_plugin_is_told_the_key_where_other_users_cannot_see_it() -> None:
+    assert worker_env(CPU)["SGLEMBED_KEY"] == KEY
+    assert not [argument for argument in worker_argv(CPU, port=1) if "key" in argument and argument.startswith("--api")]
+
+
+def test_code_from_a_checkpoint_is_run_only_where_the_operator_says_so() -> None:
+    assert "--trust-remote-code" not in worker_argv(CPU, port=1)
+    assert worker_argv(replace(CPU, extra_args=("--trust-remote-code",)), port=1).count("--trust-remote-code") == 1
 
 
 def test_threads_of_a_cpu_worker_do_not_spin_for_each_other() -> None:

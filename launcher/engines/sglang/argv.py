@@ -65,14 +65,19 @@ def worker_argv(spec: WorkerSpec, *, port: int | str) -> list[str]:
     ]
 
 
-def worker_env(spec: WorkerSpec, *, batches: str) -> dict[str, str]:
-    """What this worker needs in its environment beyond what it inherits. ``batches``: the address that it takes them at."""
+def worker_env(spec: WorkerSpec, *, batches: str, key: str) -> dict[str, str]:
+    """What this worker needs in its environment beyond what it inherits.
+
+    ``batches`` is the address that it takes them at, ``key`` what its own HTTP API asks for: other users can read a command
+    line, but not this.
+    """
     env = {
         # The encoder that takes the place of SGLang's own BertModel, and how it pools. (Not SGL_…: SGLang renames such
         # variables, with a warning from each process.)
         "SGLANG_EXTERNAL_MODEL_PACKAGE": "launcher.engines.sglang.plugin.models",
         "SGLEMBED_POOLING": spec.pooling,
         "SGLEMBED_BATCHES": batches,
+        "SGLEMBED_KEY": key,
         "CUDA_VISIBLE_DEVICES": spec.gpu or "",
         # The model is a local folder: nothing is to be looked up.
         "HF_HUB_OFFLINE": "1",

@@ -10,9 +10,12 @@ import os
 from typing import Any
 
 from launcher.engines.sglang.plugin.batches import BatchSocket
+from launcher.engines.sglang.plugin.guard import guard_all, set_key
 
 # The hooks reach into SGLang's inside, which any release may move; tests/e2e/test_parity.py runs both versions.
 TESTED_SGLANG = ("0.5.17", "0.5.23")
+PREPARE_ARGS = "sglang.srt.server_args.prepare_server_args"
+ADD_KEY_CHECK = "sglang.srt.utils.auth.add_api_key_middleware"
 EVENT_LOOP = "sglang.srt.managers.scheduler.Scheduler.run_event_loop"
 LAUNCH_DETOKENIZER = "sglang.srt.entrypoints.engine.Engine._launch_detokenizer_subprocesses"
 
@@ -31,6 +34,8 @@ def register() -> None:
     if reason is not None:
         raise SystemExit(reason)
     if multiprocessing.parent_process() is None:
+        HookRegistry.register(PREPARE_ARGS, set_key, HookType.AFTER)
+        HookRegistry.register(ADD_KEY_CHECK, guard_all, HookType.AROUND)
         HookRegistry.register(LAUNCH_DETOKENIZER, launch_nothing, HookType.REPLACE)
     else:
         HookRegistry.register(EVENT_LOOP, open_batch_socket, HookType.BEFORE)
