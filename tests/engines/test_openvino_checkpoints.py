@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from launcher.errors import ModelError
 from launcher.models.checkpoint import ACTIVATIONS, read_checkpoint
 from tests.support import texts
 from tests.support.checkpoints import TINY, Shape, write_checkpoint
+from tests.support.evil import add_code
 from tests.support.reference import Reference
 
 # Between numbers of unit vectors. The two kinds of gelu, erf and tanh, are 6e-5 apart.
@@ -116,3 +118,17 @@ def test_integer_weights_are_refused(tmp_path: Path) -> None:
     folder = rewrite(write_checkpoint(tmp_path / "model"), lambda tensors: {**tensors, name: tensors[name].astype(np.int8)})
     with pytest.raises(ModelError, match=rf"{name} is stored as I8"):
         encode(folder)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    plain = write_checkpoint(tmp_path / "plain", TINY)
+    mark = tmp_path / "code-ran"
+    # With a config.json that names code it would be refused; the tokenizer's file may name it.
+    with_code = write_checkpoint(tmp_path / "with-code", TINY)
+    config = (with_code / "config.json").read_text()
+    (add_code(with_code, mark) / "config.json").write_text(config)
+    assert np.abs(encode(with_code) - encode(plain)).max() < TOLERANCE
+    assert not mark.exists()
+    # As it would have been by whoever runs it.
+    runpy.run_path(str(with_code / "custom.py"))
+    assert mark.exists()

@@ -259,6 +259,13 @@ async def test_the_key_is_in_no_command_line_and_in_no_log(engine: SglangEngine,
     assert not [line for line in said if key in line]
 
 
+async def test_no_process_listens_beyond_this_machine(engine: SglangEngine) -> None:
+    (process,) = workers()
+    tree = [process, *process.children(recursive=True)]
+    listening = [one.laddr.ip for each in tree for one in each.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    assert set(listening) == {"127.0.0.1"}
+
+
 async def test_code_in_the_checkpoint_was_not_run(engine: SglangEngine, checkpoint: Path) -> None:
     assert "auto_map" in (checkpoint / "config.json").read_text()
     assert not (checkpoint.parent / CODE_RAN).exists()

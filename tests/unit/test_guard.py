@@ -1,4 +1,4 @@
-"""What stands before a worker's own HTTP API."""
+"""What keeps others out of a worker: before its own HTTP API, and where torch would listen."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from launcher.engines.sglang.plugin.guard import Guard, Secret, guard_all, set_key
+from launcher.engines.sglang.plugin.hooks import meet_nobody
 
 KEY = "of-this-start"
 
@@ -73,3 +74,10 @@ def test_a_secret_is_printed_only_where_it_is_meant() -> None:
     assert f"{[secret]} { ({'api_key': secret}) }".count(KEY) == 0
     assert f"Bearer {secret}" == f"Bearer {KEY}"
     assert repr(pickle.loads(pickle.dumps(secret))) == "'<secret>'"
+
+
+def test_a_single_process_looks_for_others_in_the_private_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGLEMBED_BATCHES", "ipc:///run/private/worker-3")
+    named = {"world_size": 1, "rank": 0, "distributed_init_method": "tcp://127.0.0.1:29500"}
+    assert meet_nobody(**named) == ((), named | {"distributed_init_method": "file:///run/private/worker-3.meeting"})
+    assert meet_nobody(**(named | {"world_size": 2})) is None

@@ -1,9 +1,14 @@
+import shutil
+from pathlib import Path
+
 import pytest
 
 from launcher.config.load import load_config
 from launcher.devices import visible_gpus
-from launcher.errors import ConfigError, EngineError
+from launcher.engines.sglang.argv import worker_argv
+from launcher.errors import ConfigError, EngineError, ModelError
 from launcher.plan import choose_device, choose_dtype, choose_engine, describe, fingerprint, make_plan
+from tests.support.evil import add_code
 
 
 def plan_for(folder, *overrides):
@@ -117,3 +122,19 @@ def test_processes_share_the_queue_evenly(tiny_checkpoint):
 def test_int8_weights_are_shown(tiny_checkpoint):
     assert describe(plan_for(tiny_checkpoint))["engine"]["weights"] == "dtype"
     assert describe(plan_for(tiny_checkpoint, "engine.openvino.weights=int8"))["engine"]["weights"] == "int8"
+
+
+@pytest.mark.parametrize("engine", ["openvino", "sglang"])
+@pytest.mark.parametrize("extra_args", ["[]", "[--trust-remote-code]"])
+def test_a_checkpoint_with_code_of_its_own_is_refused_and_the_code_not_run(tiny_checkpoint, tmp_path, engine, extra_args):
+    folder = add_code(Path(shutil.copytree(tiny_checkpoint, tmp_path / "tiny-zh")), tmp_path / "code-ran")
+    with pytest.raises(ModelError, match=r"config\.json: auto_map is .*custom\.Model"):
+        plan_for(folder, f"engine.name={engine}", "engine.sglang.device=cpu", f"engine.sglang.extra_args={extra_args}")
+    assert not (tmp_path / "code-ran").exists()
+
+
+def test_sglang_is_told_to_run_such_code_only_by_the_operator(tiny_checkpoint):
+    for extra_args in ([], ["--trust-remote-code"]):
+        overrides = ["engine.name=sglang", "engine.sglang.device=cpu", f"engine.sglang.extra_args={extra_args}"]
+        (worker,) = plan_for(tiny_checkpoint, *overrides).workers
+        assert [argument for argument in worker_argv(worker, port=1) if "trust" in argument] == extra_args

@@ -86,9 +86,8 @@ def test_the_plugin_is_told_the_key_where_other_users_cannot_see_it() -> None:
     assert not [argument for argument in worker_argv(CPU, port=1) if "key" in argument and argument.startswith("--api")]
 
 
-def test_code_from_a_checkpoint_is_run_only_where_the_operator_says_so() -> None:
-    assert "--trust-remote-code" not in worker_argv(CPU, port=1)
-    assert worker_argv(replace(CPU, extra_args=("--trust-remote-code",)), port=1).count("--trust-remote-code") == 1
+def test_torch_listens_on_loopback_only() -> None:
+    assert worker_env(CPU)["GLOO_SOCKET_IFNAME"] == worker_env(GPU)["GLOO_SOCKET_IFNAME"] == "lo"
 
 
 def test_threads_of_a_cpu_worker_do_not_spin_for_each_other() -> None:

@@ -79,6 +79,8 @@ def worker_env(spec: WorkerSpec, *, batches: str, key: str) -> dict[str, str]:
         "SGLEMBED_BATCHES": batches,
         "SGLEMBED_KEY": key,
         "CUDA_VISIBLE_DEVICES": spec.gpu or "",
+        # Where torch's processes listen for each other; by default at the address that the machine's name has.
+        "GLOO_SOCKET_IFNAME": "lo",
         # The model is a local folder: nothing is to be looked up.
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",

@@ -16,6 +16,7 @@ from launcher.engines.sglang.plugin.guard import guard_all, set_key
 TESTED_SGLANG = ("0.5.17", "0.5.23")
 PREPARE_ARGS = "sglang.srt.server_args.prepare_server_args"
 ADD_KEY_CHECK = "sglang.srt.utils.auth.add_api_key_middleware"
+MEET_OTHERS = "sglang.srt.distributed.parallel_state.init_distributed_environment"
 EVENT_LOOP = "sglang.srt.managers.scheduler.Scheduler.run_event_loop"
 LAUNCH_DETOKENIZER = "sglang.srt.entrypoints.engine.Engine._launch_detokenizer_subprocesses"
 
@@ -38,6 +39,7 @@ def register() -> None:
         HookRegistry.register(ADD_KEY_CHECK, guard_all, HookType.AROUND)
         HookRegistry.register(LAUNCH_DETOKENIZER, launch_nothing, HookType.REPLACE)
     else:
+        HookRegistry.register(MEET_OTHERS, meet_nobody, HookType.BEFORE)
         HookRegistry.register(EVENT_LOOP, open_batch_socket, HookType.BEFORE)
 
 
@@ -58,6 +60,15 @@ def open_batch_socket(scheduler: Any) -> None:
     scheduler.idle_sleeper = BatchSocket(
         os.environ["SGLEMBED_BATCHES"], model.encode, (channels.recv_from_tokenizer, channels.recv_from_rpc)
     )
+
+
+def meet_nobody(*given: Any, **named: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Before torch's processes look for each other, which a single one need not do at a port, open on all addresses, where
+    whoever comes may read and write what they share."""
+    if named.get("world_size") != 1:
+        return None
+    folder_and_name = os.environ["SGLEMBED_BATCHES"].removeprefix("ipc://")
+    return given, named | {"distributed_init_method": f"file://{folder_and_name}.meeting"}
 
 
 def launch_nothing(engine: Any, **arguments: Any) -> tuple[list[Any], list[str]]:
