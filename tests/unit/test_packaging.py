@@ -55,7 +55,7 @@ def assert_pinned(wanted: list[str], lock: str) -> None:
 
 
 def test_all_files_are_there() -> None:
-    others = {"bench-infinity.txt", "build.txt", "dev.txt", "light.txt", "minilm.txt", "uv.txt"}
+    others = {"audit.txt", "bench-infinity.txt", "build.txt", "dev.txt", "light.txt", "minilm.txt", "uv.txt"}
     assert {f"sglang-{version}.txt" for version in SGLANG} == set(LOCKS) - others
 
 
