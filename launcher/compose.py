@@ -26,7 +26,7 @@ from launcher.engines.sglang.engine import SglangEngine
 from launcher.gateway.app import build_app
 from launcher.gateway.auth import KeyCheck
 from launcher.gateway.held import HeldBytes
-from launcher.gateway.keys import KeySource
+from launcher.gateway.keys import Keys
 from launcher.gateway.openapi import openapi_document
 from launcher.gateway.readiness import Readiness, Source
 from launcher.gateway.routes.docs import DocsRoutes
@@ -73,9 +73,9 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Where API keys come from; ``redis_url`` may hold a password. None is ever in a log."""
+    """``keys`` are those that callers must have; ``redis_url`` may hold a password. None is ever in a log."""
 
-    keys: KeySource
+    keys: Keys = field(repr=False)
     redis_url: str | None = field(repr=False)
 
 
@@ -106,7 +106,7 @@ def build_gateway(
         ready=lambda: readiness.reason() is None,
         folder=metrics_folder,
     )
-    keys = KeyCheck(secrets.keys.read, metrics, server.processes) if secrets.keys else None
+    keys = KeyCheck(secrets.keys, metrics, server.processes) if secrets.keys else None
     admission = Admission(plan.queue_tokens, on_change=metrics.tokens_in_flight)
 
     def on_batch(inputs: int, tokens: int, seconds: float) -> None:

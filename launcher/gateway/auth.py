@@ -10,7 +10,7 @@ from hashlib import sha256
 from launcher.config.schema import KeyLimits
 from launcher.errors import RateLimited, Unauthorized
 from launcher.gateway.allowance import Allowance
-from launcher.gateway.keys import ApiKey
+from launcher.gateway.keys import ApiKey, Keys
 from launcher.telemetry.hooks import Hooks
 
 UNLIMITED = float("inf")
@@ -67,31 +67,21 @@ class Caller:
 class KeyCheck:
     """Finds who holds the key of an ``Authorization`` header.
 
-    ``read`` gives the keys by name; it is called here and by ``reload``, which both raise what it raises. What the keys have of
-    their limits is divided among ``processes``.
+    What the keys have of their limits is divided among ``processes``.
     """
 
-    def __init__(
-        self,
-        read: Callable[[], Mapping[str, ApiKey]],
-        hooks: Hooks,
-        processes: int = 1,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._read = read
+    def __init__(self, keys: Keys, hooks: Hooks, processes: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keys = keys
         self._hooks = hooks
         self._processes = processes
         self._clock = clock
         self._callers: dict[str, Caller] = {}
-        self.reload()
+        self._use(keys.known)
 
     def reload(self) -> None:
         """Know the keys that there are now, and no others. Whose limits are as before has still used what it had."""
-        keys = self._read()
-        self._hooks.callers(keys)
-        self._callers = {
-            name: Caller(name, key.key, self._usage(name, key.limits), self._hooks, self._clock) for name, key in keys.items()
-        }
+        self._keys.reload()
+        self._use(self._keys.known)
 
     def caller_of(self, authorization: bytes) -> Caller:
         """For the header's value as it came. Raises ``Unauthorized``."""
@@ -104,6 +94,12 @@ class KeyCheck:
         if not matches:
             raise Unauthorized("this API key is not known here")
         return matches[0]
+
+    def _use(self, keys: Mapping[str, ApiKey]) -> None:
+        self._hooks.callers(keys)
+        self._callers = {
+            name: Caller(name, key.key, self._usage(name, key.limits), self._hooks, self._clock) for name, key in keys.items()
+        }
 
     def _usage(self, name: str, limits: KeyLimits) -> Usage:
         before = self._callers.get(name)

@@ -24,24 +24,29 @@ class ApiKey:
     limits: KeyLimits = field(default_factory=KeyLimits)
 
 
-@dataclass(frozen=True, slots=True)
-class KeySource:
-    """``file`` is YAML, an entry a name; ``environment`` is ``name:key,name:key``, with the names that the file lacks."""
+class Keys:
+    """``known`` maps names to keys, as they were last read.
 
-    file: Path | None
-    environment: str | None = field(repr=False)
+    ``file`` is YAML, an entry a name; ``environment`` is ``name:key,name:key``, with names that the file lacks. Reading raises
+    ``ConfigError`` naming the place, never the key.
+    """
+
+    def __init__(self, file: Path | None, environment: str | None) -> None:
+        self._file = file
+        self._environment = environment or ""
+        self.reload()
 
     def __bool__(self) -> bool:
-        return bool(self.file or (self.environment or "").strip(","))
+        """Whether a key is asked for at all."""
+        return bool(self.known)
 
-    def read(self) -> dict[str, ApiKey]:
-        """Names to keys, as they are now. Raises ``ConfigError`` naming the place, never the key."""
-        keys = dict(read_file(self.file)) if self.file else {}
-        for name, key in read_environment(self.environment or ""):
+    def reload(self) -> None:
+        keys = dict(read_file(self._file)) if self._file else {}
+        for name, key in read_environment(self._environment):
             if name in keys:
                 raise ConfigError(f"{ENVIRONMENT_VARIABLE}: the name {name!r} stands twice; give each key a name of its own")
             keys[name] = ApiKey(key)
-        return keys
+        self.known = keys
 
 
 def read_environment(value: str) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import pickle
 import socket
 import sys
@@ -27,8 +26,6 @@ from launcher.supervisor.gateways import MAX_SETUP_BYTES, READY
 from launcher.telemetry.logs import Log, start_logging
 from launcher.telemetry.metrics import Registry
 
-log = logging.getLogger("launcher.serve")
-
 
 def main(channel_fd: int) -> int:
     with socket.socket(fileno=channel_fd) as channel:
@@ -37,12 +34,8 @@ def main(channel_fd: int) -> int:
         name, setup = pickle.loads(channel.recv(MAX_SETUP_BYTES))
         config = setup.plan.config.log
         logs = start_logging(config.level, config.file, name)
-        try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(run_gateway(setup, channel, logs))
-        except ConfigError as error:
-            log.error("%s", error)
-            return 2
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run_gateway(setup, channel, logs))
 
 
 async def run_gateway(setup: Setup, channel: socket.socket, logs: Log) -> int:

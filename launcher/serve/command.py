@@ -19,7 +19,7 @@ from launcher.compose import Reloadable, Secrets, build
 from launcher.config.load import ConfigSource
 from launcher.config.schema import Config
 from launcher.gateway.keys import ENVIRONMENT_VARIABLE as KEYS_VARIABLE
-from launcher.gateway.keys import KeySource
+from launcher.gateway.keys import Keys
 from launcher.plan import Plan, make_plan
 from launcher.serve.descriptors import connections_each
 from launcher.serve.listen import announce, bind, is_loopback
@@ -63,9 +63,7 @@ def serve(config: Config, source: ConfigSource, logs: Log) -> int:
 def take_secrets(config: Config) -> Secrets:
     """Out of the environment, so that worker processes do not inherit them."""
     file = config.server.api_keys_file
-    keys = KeySource(Path(file) if file else None, os.environ.pop(KEYS_VARIABLE, None))
-    # A mistake should not cost a download.
-    keys.read()
+    keys = Keys(Path(file) if file else None, os.environ.pop(KEYS_VARIABLE, None))
     return Secrets(keys, read_url(config.cache.redis.url, os.environ.pop(REDIS_VARIABLE, None)))
 
 

@@ -60,7 +60,8 @@ async def run_parent(
         on_ready = partial(announce, model, listener, https=plan.config.server.tls.cert_file is not None)
         serving = asyncio.create_task(gateways.run(loaded, on_ready), name="gateways")
         stop = asyncio.create_task(signals.first.wait(), name="signal")
-        reload = Reload({**reloadable, "gateway processes": gateways})
+        # The keys first: a gateway that starts meanwhile is told those that its parent knows.
+        reload = Reload({**reloadable, "API keys": secrets.keys or None, "gateway processes": gateways})
         reloading = asyncio.create_task(reload.on(signals.hangup), name="reload")
         try:
             ended, _ = await asyncio.wait({keeping, answering, accepting, serving, stop}, return_when=asyncio.FIRST_COMPLETED)

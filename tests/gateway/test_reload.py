@@ -7,8 +7,10 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import httpx
+import psutil
 import pytest
 
 from tests.support.metrics import metrics_of
@@ -141,6 +143,27 @@ def test_a_log_that_was_moved_away_goes_on_in_a_new_file(served: Served) -> None
         served.server.wait_line(re.compile("key=kept"), DEADLINE_S)
     assert served.log.read_text().count("key=kept") == served.processes
     assert moved.stat().st_size == size
+
+
+def has_started_one_anew(served: Served) -> bool:
+    with httpx.Client(base_url=served.server.base_url, timeout=30) as client:
+        shown = metrics_of(client)
+    restarts = sum(value for name, value in shown.items() if name.startswith("embedding_process_restarts_total"))
+    ready = sum(value for name, value in shown.items() if "process_state" in name and 'state="ready"' in name)
+    return (restarts, ready) == (1, served.processes)
+
+
+def test_a_gateway_that_starts_anew_knows_the_keys_that_the_others_know(served: Served) -> None:
+    if served.processes == 1:
+        pytest.skip("the only process is not started anew")
+    served.keys.write_text("new: sk-new\n")
+    served.reload()
+    served.keys.write_text("broken")
+    psutil.Process(served.server.process.pid).children()[0].kill()
+    deadline = monotonic() + DEADLINE_S
+    while not has_started_one_anew(served):
+        assert monotonic() < deadline, served.server.output()
+    assert [served.statuses("sk-new"), served.statuses("sk-old")] == [{200}, {401}]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -12,7 +12,7 @@ from launcher.config.schema import KeyLimits
 from launcher.errors import ConfigError, RateLimited, Unauthorized
 from launcher.gateway.allowance import Allowance
 from launcher.gateway.auth import KeyCheck
-from launcher.gateway.keys import ApiKey, KeySource
+from launcher.gateway.keys import ApiKey, Keys
 
 
 class Told:
@@ -35,17 +35,27 @@ class Told:
         self.counts[f"{name} spent"] += tokens
 
 
+class Held:
+    """In place of ``Keys``: others are read next."""
+
+    def __init__(self, known: Mapping[str, ApiKey]) -> None:
+        self.known = self.to_come = known
+
+    def reload(self) -> None:
+        self.known = self.to_come
+
+
 class Checked:
     """A key check with a clock that stands until it is set."""
 
     def __init__(self, keys: Mapping[str, ApiKey], processes: int = 1) -> None:
         self.now = 1000.0
         self.told = Told()
-        self.keys = keys
-        self.check = KeyCheck(lambda: self.keys, self.told, processes, lambda: self.now)  # type: ignore[arg-type]
+        self.keys = Held(keys)
+        self.check = KeyCheck(self.keys, self.told, processes, lambda: self.now)  # type: ignore[arg-type]
 
     def reload(self, keys: Mapping[str, ApiKey]) -> None:
-        self.keys = keys
+        self.keys.to_come = keys
         self.check.reload()
 
     def ask(self, key: str = "sk-1") -> float:
@@ -71,19 +81,19 @@ def file(tmp_path: Path) -> Path:
 
 def test_keys_come_from_file_and_environment(file: Path) -> None:
     file.write_text("# team keys\nsearch: sk-1\nbatch: 'sk:2'\n")
-    keys = KeySource(file, "ops:sk-3,").read()
+    keys = Keys(file, "ops:sk-3,").known
     assert keys == {"search": ApiKey("sk-1"), "batch": ApiKey("sk:2"), "ops": ApiKey("sk-3")}
 
 
 @pytest.mark.parametrize("environment", [None, "", ","])
 def test_no_source_holds_no_key(environment: str | None) -> None:
-    assert not KeySource(None, environment)
-    assert KeySource(None, environment).read() == {}
+    assert not Keys(None, environment)
+    assert Keys(None, environment).known == {}
 
 
 def test_a_key_may_have_limits(file: Path) -> None:
     file.write_text("a: {key: sk-1, requests_per_minute: 60}\nb: {key: sk-2, tokens_per_minute: 9000}\nc: {key: sk-3}\n")
-    assert KeySource(file, None).read() == {"a": limited(60), "b": limited(tokens=9000, key="sk-2"), "c": ApiKey("sk-3")}
+    assert Keys(file, None).known == {"a": limited(60), "b": limited(tokens=9000, key="sk-2"), "c": ApiKey("sk-3")}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +116,7 @@ def test_a_key_may_have_limits(file: Path) -> None:
 def test_a_bad_key_file_is_refused_without_showing_keys(file: Path, content: str, message: str) -> None:
     file.write_text(content)
     with pytest.raises(ConfigError) as refused:
-        KeySource(file, None).read()
+        Keys(file, None)
     assert str(refused.value).startswith(f"server.api_keys_file: {file}: ")
     assert message in str(refused.value)
     assert "sk-1" not in str(refused.value)
@@ -114,25 +124,34 @@ def test_a_bad_key_file_is_refused_without_showing_keys(file: Path, content: str
 
 def test_a_key_file_that_cannot_be_read_is_named(file: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
-        KeySource(file, None).read()
+        Keys(file, None)
     file.write_bytes(b"a: \xff")
     with pytest.raises(ConfigError, match="not UTF-8"):
-        KeySource(file, None).read()
+        Keys(file, None)
+
+
+def test_a_bad_file_leaves_what_was_known(file: Path) -> None:
+    file.write_text("a: sk-1")
+    keys = Keys(file, "b:sk-2")
+    file.write_text("b: sk-3")
+    with pytest.raises(ConfigError, match="the name 'b' stands twice"):
+        keys.reload()
+    assert keys.known == {"a": ApiKey("sk-1"), "b": ApiKey("sk-2")}
 
 
 def test_bad_environment() -> None:
     with pytest.raises(ConfigError, match="entry 2 is not of the form name:key") as refused:
-        KeySource(None, "a:b,secret").read()
+        Keys(None, "a:b,secret")
     assert "secret" not in str(refused.value)
     with pytest.raises(ConfigError, match="the name 'search' stands twice") as refused:
-        KeySource(None, "search:one,search:two").read()
+        Keys(None, "search:one,search:two")
     assert "two" not in str(refused.value)
 
 
 def test_nothing_that_is_printed_shows_a_key(file: Path) -> None:
     file.write_text("a: sk-1")
-    source = KeySource(file, "b:sk-2")
-    assert "sk-" not in f"{source} {source.read()}"
+    keys = Keys(file, "b:sk-2")
+    assert "sk-" not in f"{keys} {keys.known}"
 
 
 def test_a_header_names_its_caller() -> None:
