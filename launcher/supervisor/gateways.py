@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -104,7 +105,11 @@ class GatewayProcess:
         self._its_channel.close()
 
     async def _told(self) -> None:
-        if not await asyncio.get_running_loop().sock_recv(self._channel, len(READY)):
+        told = b""
+        # One that ends with its setup unread resets the channel.
+        with suppress(ConnectionResetError):
+            told = await asyncio.get_running_loop().sock_recv(self._channel, len(READY))
+        if not told:
             raise await self._process.exited()
 
 
