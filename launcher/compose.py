@@ -25,9 +25,11 @@ from launcher.engines.base import Engine
 from launcher.engines.sglang.engine import SglangEngine
 from launcher.gateway.app import build_app
 from launcher.gateway.auth import KeyCheck
+from launcher.gateway.body import Limits
 from launcher.gateway.held import HeldBytes
 from launcher.gateway.keys import Keys
 from launcher.gateway.openapi import openapi_document
+from launcher.gateway.parse import Parser
 from launcher.gateway.readiness import Readiness, Source
 from launcher.gateway.routes.docs import DocsRoutes
 from launcher.gateway.routes.inference import InferenceRoutes
@@ -107,11 +109,15 @@ def build_gateway(
         folder=metrics_folder,
     )
     keys = KeyCheck(secrets.keys, metrics, server.processes) if secrets.keys else None
-    admission = Admission(plan.queue_tokens, on_change=metrics.tokens_in_flight)
+    admission = Admission(
+        plan.queue_tokens,
+        max_wait_s=plan.config.queue.max_wait_s,
+        max_batch_tokens=engine.max_batch_tokens,
+        on_change=metrics.tokens_in_flight,
+    )
 
-    def on_batch(inputs: int, tokens: int, seconds: float) -> None:
-        # With a full queue all slots are busy, so a batch has only its share of the time.
-        admission.observe(tokens, seconds / engine.slots)
+    def on_batch(inputs: int, tokens: int, seconds: float, busy_s: float) -> None:
+        admission.observe(tokens, seconds, busy_s)
         metrics.batch(inputs, tokens, seconds)
 
     batcher = Batcher(engine, on_batch=on_batch)
@@ -134,10 +140,9 @@ def build_gateway(
         readiness=readiness,
         hooks=metrics,
         held=HeldBytes(server.max_held_mb << 20),
-        max_body_bytes=server.max_body_mb << 20,
-        max_inputs=server.max_inputs_per_request,
-        max_tokens=server.max_tokens_per_request,
-        timeout_s=server.request_timeout_s,
+        parser=Parser(max_inputs=server.max_inputs_per_request, max_tokens=server.max_tokens_per_request),
+        check_room=admission.check_room,
+        limits=Limits(server.max_body_mb << 20, server.request_timeout_s, server.max_request_timeout_s),
     )
     app = build_app(
         [

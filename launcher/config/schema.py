@@ -155,7 +155,10 @@ class Server(Section, frozen=True):
     truncate: Truncate = "end"
     # For the request line and the headers, and for a TLS handshake.
     head_timeout_s: Seconds = 10.0
+    # From a request's head to its reply, unless it asks for another deadline in the header x-request-timeout-ms.
     request_timeout_s: Seconds = 60.0
+    # The longest that a request may ask for.
+    max_request_timeout_s: Seconds = 600.0
     # A client that takes nothing of its reply for so long is cut off.
     send_timeout_s: Seconds = 30.0
     # After SIGTERM, how long accepted requests may take to finish.
@@ -167,6 +170,8 @@ class Server(Section, frozen=True):
 class Queue(Section, frozen=True):
     # Tokens waiting or running before new requests get 429; divided evenly among server.processes.
     max_tokens: PositiveInt = 500_000
+    # The longest wait for the engine, as reckoned from its speed; a request that would wait longer gets 429.
+    max_wait_s: Seconds = 5.0
 
 
 class Redis(Section, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -19,20 +20,22 @@ from launcher.engines.base import Vectors
 from launcher.errors import InvalidRequest
 from launcher.telemetry.hooks import Hooks
 
-# Below this, handing the text to a thread costs more than tokenizing it.
+# Below these, handing an input to a thread costs more than tokenizing or checking it.
 INLINE_CHARACTERS = 2000
+INLINE_IDS = 10_000
 
 Inputs = Sequence[str] | Sequence[Sequence[int]]
 CacheAnswer = Literal["hit", "partial", "miss"]
 
 
 class EmbedCall(msgspec.Struct, frozen=True):
-    """One request's inputs and wishes; ``None`` leaves a choice to the server."""
+    """One request's inputs and wishes; ``None`` leaves a choice to the server. ``deadline`` is by the event loop's clock."""
 
     inputs: Inputs
     role: Role | None = None
     truncate: Truncate | None = None
     dimensions: int | None = None
+    deadline: float = math.inf
 
 
 class Embedded(msgspec.Struct, frozen=True):
@@ -76,7 +79,7 @@ class EmbeddingService:
         tokenization_s = time.perf_counter() - started
         tokens = self._count_tokens(tokenized)
 
-        found = await self._vectors.of([item.ids for item in tokenized])
+        found = await self._vectors.of([item.ids for item in tokenized], call.deadline)
         truncated = sum(item.truncated for item in tokenized)
         self._hooks.inputs(len(tokenized), tokens, truncated)
         self._tell(tokenization_s, found)
@@ -105,6 +108,11 @@ class EmbeddingService:
                 "send text, or put the prompt's ids in front yourself and leave out the role",
                 param="input",
             )
+        if sum(map(len, inputs)) <= INLINE_IDS:
+            return self._check_ids(inputs, truncate)
+        return await asyncio.to_thread(self._check_ids, inputs, truncate)
+
+    def _check_ids(self, inputs: Sequence[Sequence[int]], truncate: Truncate) -> Sequence[TokenizedInput]:
         return [self._tokenizer.check_ids(ids, i, truncate) for i, ids in enumerate(inputs)]
 
     def _tell(self, tokenization_s: float, found: Found) -> None:

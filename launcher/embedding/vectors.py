@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -40,14 +41,16 @@ class VectorSource:
         self._levels = levels
         self._encoder = encoder
 
-    async def of(self, inputs: Sequence[TokenIds]) -> Found:
-        """The vectors of ``inputs`` (int32 [n] each, at least one). Raises what the encoder raises."""
+    async def of(self, inputs: Sequence[TokenIds], deadline: float = math.inf) -> Found:
+        """The vectors of ``inputs`` (int32 [n] each, at least one), by ``deadline``. Raises what the encoder raises."""
         began = time.perf_counter()
         keys = [ids.tobytes() for ids in inputs]
         known, cached = await self._look_up(keys)
         cache_s = time.perf_counter() - began
         missing = [i for i, key in enumerate(keys) if key not in known]
-        encoded = await self._encode([keys[i] for i in missing], [inputs[i] for i in missing]) if missing else NOTHING
+        encoded = NOTHING
+        if missing:
+            encoded = await self._encode([keys[i] for i in missing], [inputs[i] for i in missing], deadline)
         if known:
             known.update(zip((keys[i] for i in missing), encoded.vectors, strict=True))
         vectors = np.stack([known[key] for key in keys]) if known else encoded.vectors
@@ -67,8 +70,8 @@ class VectorSource:
             known |= found
         return known, cached
 
-    async def _encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds]) -> Encoded:
-        encoded = await self._encoder.encode(keys, inputs)
+    async def _encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds], deadline: float) -> Encoded:
+        encoded = await self._encoder.encode(keys, inputs, deadline)
         keep(self._levels, keys, encoded.vectors)
         return encoded
 

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from launcher.errors import DeadlineExceeded, EngineError, SglEmbedError
-from launcher.gateway.body import read_json_body
+from launcher.gateway.body import Limits, read_body, read_head
 from launcher.gateway.disconnect import DisconnectWatch
 from launcher.gateway.errors import error_response
 from launcher.gateway.held import HeldBytes, Share
@@ -24,22 +24,26 @@ log = logging.getLogger("launcher.gateway")
 
 # nginx's word for a client that closed the connection before its reply.
 CLIENT_CLOSED_REQUEST = 499
+# A longer body is refused before it comes where there is no room for it or for what it asks; a shorter one is here by then, and
+# to find out what of it the cache has costs little.
+EXPECTED_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An ASGI app: reads the body, has ``answer`` make a response of it, and sends that.
+    """An ASGI app: reads the body, has ``answer`` make a response of it by a deadline, and sends that.
 
-    Each request is counted once as offered and once as answered, whatever becomes of it.
+    Each request is counted once as offered and once as answered, whatever becomes of it. ``check_room(deadline)`` raises where
+    no request would be admitted; a large one is not read then.
     """
 
     task: Task
-    answer: Callable[[bytes], Awaitable[JsonReply]]
+    answer: Callable[[bytes, float], Awaitable[JsonReply]]
+    check_room: Callable[[float], None]
     readiness: Readiness
     hooks: Hooks
     held: HeldBytes
-    max_body_bytes: int
-    timeout_s: float
+    limits: Limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = DisconnectWatch(receive)
@@ -48,13 +52,19 @@ class Endpoint:
         status = 500
         self.hooks.offered(self.task)
         try:
+            head = read_head(scope["headers"], self.limits)
             try:
-                async with asyncio.timeout(self.timeout_s) as deadline:
+                async with asyncio.timeout(head.timeout_s) as deadline:
+                    when = deadline.when()
+                    assert when
                     with self.readiness.arriving():
-                        body = await read_json_body(scope, receive, self.max_body_bytes, share)
+                        if head.length > EXPECTED_BYTES:
+                            self.check_room(when)
+                            share.expect(head.length)
+                        body = await read_body(receive, self.limits.max_body_bytes, share)
                     with self.readiness.answering():
                         with watch:
-                            response = await self._answer_or_error(scope, body)
+                            response = await self._answer_or_error(scope, body, when)
                         del body
                         share.become(len(response.body))
                         # From here on the client's own pace counts, not the deadline.
@@ -64,7 +74,7 @@ class Endpoint:
                             caller.spend(response.tokens)
                         await response(scope, receive, send)
             except TimeoutError:
-                raise DeadlineExceeded(f"the request was not finished within {self.timeout_s:g} s") from None
+                raise DeadlineExceeded(f"the request was not finished within {head.timeout_s:g} s") from None
         except ClientDisconnect:
             status = CLIENT_CLOSED_REQUEST
         except asyncio.CancelledError:
@@ -79,9 +89,9 @@ class Endpoint:
             share.release()
             self.hooks.answered(self.task, status, time.perf_counter() - started)
 
-    async def _answer_or_error(self, scope: Scope, body: bytes) -> JsonReply:
+    async def _answer_or_error(self, scope: Scope, body: bytes, deadline: float) -> JsonReply:
         try:
-            return await self.answer(body)
+            return await self.answer(body, deadline)
         except SglEmbedError as error:
             return response_to(scope, error)
 

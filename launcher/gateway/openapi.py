@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.embedding.model import ServedModel
+from launcher.gateway.body import TIMEOUT_HEADER
 
 Schema = dict[str, Any]
 
@@ -32,6 +33,13 @@ TRUNCATE: Schema = {
     "nullable": True,
     "enum": ["end", "start", "none", None],
     "description": "Which side of a text longer than the model takes is cut off; none: 400 instead.",
+}
+
+TIMEOUT: Schema = {
+    "name": TIMEOUT_HEADER,
+    "in": "header",
+    "schema": {"type": "integer", "minimum": 1},
+    "description": "How long this request may take, in milliseconds; after that 504.",
 }
 
 
@@ -71,6 +79,7 @@ def openapi_document(model: ServedModel, version: str) -> Schema:
 def _post(summary: str, request: str, response: str) -> Schema:
     return {
         "summary": summary,
+        "parameters": [TIMEOUT],
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(request)}}},
         "responses": {
             "200": {"description": "OK", "content": {"application/json": {"schema": _ref(response)}}},
@@ -79,7 +88,10 @@ def _post(summary: str, request: str, response: str) -> Schema:
             "404": _error("No such model here"),
             "413": _error("The body is too large"),
             "415": _error("The body is not said to be JSON"),
-            "429": _error("The queue is full, or the API key has used up its limit; Retry-After says when to come back"),
+            "429": _error(
+                "The queue is full or too long for the deadline, or the API key has used up its limit; "
+                "Retry-After says when to come back"
+            ),
             "503": _error("Starting, shutting down, or no worker left"),
             "504": _error("Not finished in time"),
         },

@@ -8,30 +8,28 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from launcher.engines.base import Batch, Engine, Vectors
 from launcher.errors import EngineError, NotReady, WorkerLost
 from launcher.scheduling.quarantine import Quarantine
-from launcher.scheduling.queue import Job, Lanes, Piece
+from launcher.scheduling.queue import MAX_BULK_WAIT_S, Job, Lanes, Piece
 from launcher.scheduling.retry import another_try
 
 log = logging.getLogger(__name__)
 
-# How long queries may hold up an ingest that is under way.
-MAX_BULK_WAIT_S = 1.0
 # From the loss of a worker to the next try of its batch. Where several are killed together, it would be lost with each.
 LOSS_PAUSE_S = 0.5
 
 
 class Batcher:
-    """Feeds ``engine`` from a queue of jobs; ``on_batch(inputs, tokens, seconds)`` is told of each finished batch.
+    """Feeds ``engine`` from a queue of jobs; ``on_batch(inputs, tokens, seconds, busy_s)`` is told of each finished batch: how
+    long it took, and by how much it prolonged the time in which the engine could run and there was something to do.
 
     Each job ends once, with its vectors or an error. A batch that fails is tried again in parts, until it is known which
     input is at fault; only the job of that one fails.
     """
 
-    def __init__(self, engine: Engine, *, on_batch: Callable[[int, int, float], None]) -> None:
+    def __init__(self, engine: Engine, *, on_batch: Callable[[int, int, float, float], None]) -> None:
         self._engine = engine
         self._on_batch = on_batch
         self._lanes = Lanes(engine.max_batch_tokens, MAX_BULK_WAIT_S)
@@ -39,6 +37,7 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._pumps: list[asyncio.Task[None]] = []
         self._stopped = False
+        self._last_end = 0.0
 
     def start(self) -> None:
         self._pumps = [asyncio.create_task(self._pump(), name=f"batcher-{i}") for i in range(self._engine.slots)]
@@ -57,18 +56,16 @@ class Batcher:
         dead = [pump for pump in self._pumps if pump.done()]
         return f"{dead[0].get_name()} has ended unexpectedly" if dead else None
 
-    async def encode(self, inputs: Sequence[NDArray[np.int32]]) -> Job:
-        """Encode ``inputs`` (token ids, int32 [n] each) and return the finished job: its vectors and timings.
+    async def encode(self, job: Job) -> None:
+        """Return when ``job`` has its vectors.
 
         Cancelling the caller abandons what has not been taken yet. Raises what the engine raised.
         """
-        job = self.submit(inputs)
+        self.submit(job)
         await job.done
-        return job
 
-    def submit(self, inputs: Sequence[NDArray[np.int32]]) -> Job:
-        """Queue ``inputs``. The job is abandoned by cancelling its ``done``."""
-        job = Job(inputs)
+    def submit(self, job: Job) -> None:
+        """Queue ``job``, which is abandoned by cancelling its ``done``."""
         if self._stopped:
             job.fail(NotReady("the server is shutting down"))
         elif self._quarantine.holds_any(job.inputs):
@@ -76,12 +73,14 @@ class Batcher:
         else:
             self._lanes.add(job)
             self._arrived.set()
-        return job
 
     async def _pump(self) -> None:
         while True:
             await self._arrived.wait()
+            unready = self._engine.unready_reason() is not None
             await self._engine.available()
+            if unready:
+                self._last_end = time.perf_counter()
             pieces = self._lanes.take(time.monotonic())
             if not self._lanes:
                 self._arrived.clear()
@@ -95,15 +94,19 @@ class Batcher:
             vectors = await self._run(batch)
             if len(vectors) != len(batch.lengths):
                 raise EngineError(f"the engine gave {len(vectors)} vectors for {len(batch.lengths)} inputs")
-            seconds = time.perf_counter() - started
-            _hand_out(vectors, pieces, started, seconds)
+            ended = time.perf_counter()
+            _hand_out(vectors, pieces, started, ended - started)
         except asyncio.CancelledError:
             _fail(pieces, NotReady("the server is shutting down"))
             raise
         except Exception as error:
+            self._last_end = time.perf_counter()
             self._try_again(pieces, error)
             return
-        self._on_batch(len(batch.lengths), len(batch.ids), seconds)
+        # The first piece is the one that has waited longest.
+        busy_s = ended - max(self._last_end, pieces[0].job.submitted)
+        self._last_end = ended
+        self._on_batch(len(batch.lengths), len(batch.ids), ended - started, busy_s)
 
     async def _run(self, batch: Batch) -> Vectors:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
@@ -29,8 +30,9 @@ class Encoded(msgspec.Struct, frozen=True):
 
 
 class Encoder(Protocol):
-    async def encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds]) -> Encoded:
-        """``inputs``: token ids, int32 [n] each; inputs are equal where their ``keys`` are.
+    async def encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds], deadline: float = math.inf) -> Encoded:
+        """``inputs``: token ids, int32 [n] each; inputs are equal where their ``keys`` are. ``deadline`` is by the event loop's
+        clock; it is not enforced here, but what could not be finished by then is refused.
 
         Raises ``Overloaded`` and what the engine raised. Cancelling the caller abandons what nobody else waits for.
         """
@@ -44,13 +46,13 @@ class SeparateEncoder:
         self._admission = admission
         self._batcher = batcher
 
-    async def encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds]) -> Encoded:
-        tokens = sum(map(len, inputs))
-        self._admission.admit(tokens)
+    async def encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds], deadline: float = math.inf) -> Encoded:
+        job = Job(inputs)
+        self._admission.admit(job, deadline)
         try:
-            job = await self._batcher.encode(inputs)
+            await self._batcher.encode(job)
         finally:
-            self._admission.release(tokens)
+            self._admission.release(job)
         return Encoded(job.vectors, 0, job.queue_s, job.inference_s)
 
 
@@ -125,14 +127,14 @@ class DeduplicatingEncoder:
         self._max_batch_tokens = max_batch_tokens
         self._under_way: dict[bytes, SharedJob] = {}
 
-    async def encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds]) -> Encoded:
+    async def encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds], deadline: float = math.inf) -> Encoded:
         wanted = dict(zip(keys, inputs, strict=True))
         joined = self._joinable(wanted)
         if not joined and len(wanted) == len(keys):
-            job = (await self._encode_own(wanted)).job
+            job = (await self._encode_own(wanted, deadline)).job
             return Encoded(job.vectors, 0, job.queue_s, job.inference_s)
         began = time.perf_counter()
-        sources = await self._encode_rest(wanted, joined)
+        sources = await self._encode_rest(wanted, joined, deadline)
         waited_s = time.perf_counter() - began
         # A job that was joined may have begun before the request came.
         inference_s = min(waited_s, max(shared.job.inference_s for shared in sources.values()))
@@ -141,11 +143,11 @@ class DeduplicatingEncoder:
         return Encoded(vectors, len(keys) - own, waited_s - inference_s, inference_s)
 
     async def _encode_rest(
-        self, wanted: Mapping[bytes, TokenIds], joined: Mapping[bytes, SharedJob]
+        self, wanted: Mapping[bytes, TokenIds], joined: Mapping[bytes, SharedJob], deadline: float
     ) -> Mapping[bytes, SharedJob]:
         """For each key the job that holds its vector: one of ``joined``, or one of our own."""
         rest = {key: ids for key, ids in wanted.items() if key not in joined}
-        own = [self._begin(rest)] if rest else []
+        own = [self._begin(rest, deadline)] if rest else []
         others = set(joined.values())
         with Waiting(*own, *others):
             for shared in own:
@@ -153,11 +155,11 @@ class DeduplicatingEncoder:
             failed = {shared for shared in others if await shared.failed()}
         sources = {**joined, **dict.fromkeys(rest, *own)}
         if again := {key: wanted[key] for key, shared in joined.items() if shared in failed}:
-            sources |= dict.fromkeys(again, await self._encode_own(again))
+            sources |= dict.fromkeys(again, await self._encode_own(again, deadline))
         return sources
 
-    async def _encode_own(self, inputs: Mapping[bytes, TokenIds]) -> SharedJob:
-        shared = self._begin(inputs)
+    async def _encode_own(self, inputs: Mapping[bytes, TokenIds], deadline: float) -> SharedJob:
+        shared = self._begin(inputs, deadline)
         with Waiting(shared):
             await shared.finished()
         return shared
@@ -173,16 +175,17 @@ class DeduplicatingEncoder:
             if not shared.job.abandoned and (is_bulk or shared.job.tokens <= self._max_batch_tokens)
         }
 
-    def _begin(self, inputs: Mapping[bytes, TokenIds]) -> SharedJob:
+    def _begin(self, inputs: Mapping[bytes, TokenIds], deadline: float) -> SharedJob:
         """Raises ``Overloaded``."""
-        self._admission.admit(sum(map(len, inputs.values())))
-        shared = SharedJob(self._batcher.submit(list(inputs.values())), inputs)
+        shared = SharedJob(Job(list(inputs.values())), inputs)
+        self._admission.admit(shared.job, deadline)
+        self._batcher.submit(shared.job)
         self._under_way |= dict.fromkeys(inputs, shared)
         shared.job.done.add_done_callback(partial(self._end, shared))
         return shared
 
     def _end(self, shared: SharedJob, _: asyncio.Future[None]) -> None:
-        self._admission.release(shared.job.tokens)
+        self._admission.release(shared.job)
         for key in shared.keys:
             if self._under_way.get(key) is shared:
                 del self._under_way[key]

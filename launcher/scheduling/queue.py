@@ -13,24 +13,28 @@ from numpy.typing import NDArray
 
 from launcher.engines.base import Vectors
 
+# How long queries may hold up an ingest that is under way.
+MAX_BULK_WAIT_S = 1.0
+
 
 class Job:
     """The inputs of one request that need the engine. It may be spread over several batches and is joined here.
 
     ``vectors``: float32 [n_inputs, dimensions], complete once ``done`` has a result. ``queue_s`` is the time to the
-    start of its first batch, ``inference_s`` the sum over its batches.
+    start of its first batch, ``inference_s`` the sum over its batches. ``tokens_left`` counts what is not computed yet,
+    ``submitted`` is by ``time.perf_counter``.
     """
 
     def __init__(self, inputs: Sequence[NDArray[np.int32]]) -> None:
         self.inputs = inputs
-        self.tokens = sum(map(len, inputs))
+        self.tokens = self.tokens_left = sum(map(len, inputs))
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.taken = 0
         self.vectors: Vectors = np.empty((0, 0), np.float32)
         self.queue_s = 0.0
         self.inference_s = 0.0
+        self.submitted = time.perf_counter()
         self._missing = len(inputs)
-        self._submitted = time.perf_counter()
 
     @property
     def abandoned(self) -> bool:
@@ -42,12 +46,15 @@ class Job:
         if self.abandoned:
             return
         if self._missing == len(self.inputs):
-            self.queue_s = batch_started - self._submitted
+            self.queue_s = batch_started - self.submitted
             self.vectors = np.empty((len(self.inputs), rows.shape[1]), np.float32)
         self.vectors[start : start + len(rows)] = rows
         self.inference_s += batch_s
         self._missing -= len(rows)
-        if not self._missing:
+        if self._missing:
+            self.tokens_left -= sum(map(len, self.inputs[start : start + len(rows)]))
+        else:
+            self.tokens_left = 0
             self.done.set_result(None)
 
     def fail(self, error: Exception) -> None:

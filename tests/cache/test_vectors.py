@@ -78,7 +78,7 @@ async def started(url: str) -> RedisCache:
 async def build(
     stack: AsyncExitStack, names: str, redis_url: str, *, deduplicate: bool = True, failures: float = 0.0, seed: int = 0
 ) -> Setup:
-    engine, admission = Engine(seed, failures), Admission(10**6)
+    engine, admission = Engine(seed, failures), Admission(10**6, max_wait_s=10**6, max_batch_tokens=MAX_BATCH_TOKENS)
     batcher = Batcher(engine, on_batch=lambda *_: None)
     batcher.start()
     stack.push_async_callback(batcher.stop)

@@ -20,6 +20,7 @@ from launcher.engines.sglang.argv import WorkerSpec
 from launcher.engines.sglang.engine import SglangEngine
 from launcher.errors import EngineError, NotReady, WorkerDied
 from launcher.scheduling.batcher import Batcher
+from launcher.scheduling.queue import Job
 from launcher.supervisor import backoff, watchdog, worker
 from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.telemetry.hooks import ProcessState
@@ -253,11 +254,12 @@ async def test_workers_that_are_killed_together_take_no_request_with_them(
     await started.ready()
     batcher = Batcher(started.engine, on_batch=lambda *_: None)
     batcher.start()
-    asking = [asyncio.create_task(batcher.encode([np.full(40, 101, np.int32)])) for _ in range(20)]
+    jobs = [Job([np.full(40, 101, np.int32)]) for _ in range(20)]
+    asking = [asyncio.create_task(batcher.encode(job)) for job in jobs]
     await asyncio.sleep(0)
     for number in range(3):
         os.kill(pid_of(caplog, f"worker {number}"), signal.SIGKILL)
-    jobs = await asyncio.gather(*asking)
+    await asyncio.gather(*asking)
     assert all(np.allclose(job.vectors, [[0.6, 0.8]]) for job in jobs)
     assert [started.restarts(number) for number in range(3)] == [1, 1, 1]
     # They were computing, and the first of each is tried again alone.

@@ -23,6 +23,15 @@ def test_every_documented_route_is_there(openvino_server):
             assert response.status_code in (200, 400), f"{method} {path}: {response.status_code}"
 
 
+def test_the_deadline_is_documented_where_it_is_read(openvino_server):
+    document = httpx.get(f"{openvino_server.base_url}/openapi.json").json()
+    for path in ("/v1/embeddings", "/tokenize"):
+        (parameter,) = document["paths"][path]["post"]["parameters"]
+        assert (parameter["in"], parameter["name"]) == ("header", "x-request-timeout-ms")
+        refused = httpx.post(openvino_server.base_url + path, json={}, headers={parameter["name"]: "0"})
+        assert refused.json()["error"]["param"] == parameter["name"]
+
+
 def test_the_docs_page_loads_nothing_from_elsewhere(openvino_server):
     page = httpx.get(f"{openvino_server.base_url}/docs").text
     assert "//" not in page.replace("<!doctype", "")

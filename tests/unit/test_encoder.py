@@ -60,7 +60,7 @@ async def engine() -> Engine:
 
 @pytest.fixture
 async def admission() -> Admission:
-    return Admission(max_tokens=100)
+    return Admission(max_tokens=100, max_wait_s=10**6, max_batch_tokens=MAX_BATCH_TOKENS)
 
 
 @pytest.fixture

@@ -24,6 +24,12 @@ def one(first: int, length: int = 1) -> np.ndarray:
     return np.full(length, first, np.int32)
 
 
+async def encode(batcher: Batcher, *inputs: np.ndarray) -> Job:
+    job = Job(inputs)
+    await batcher.encode(job)
+    return job
+
+
 class Fragile(Engine):
     """Its vectors are the inputs' first ids. A batch with ``POISON`` in it ends with ``error``."""
 
@@ -76,7 +82,7 @@ async def batcher(engine: Fragile) -> AsyncIterator[Batcher]:
 async def together(batcher: Batcher, engine: Fragile, *values: int) -> list[Job | BaseException]:
     """One request per value, all in one batch."""
     engine.up.clear()
-    asking = [asyncio.create_task(batcher.encode([one(value)])) for value in values]
+    asking = [asyncio.create_task(encode(batcher, one(value))) for value in values]
     while len(batcher._lanes._interactive) < len(values):  # noqa: ASYNC110 - the queue tells nobody
         await asyncio.sleep(0)
     engine.up.set()
@@ -106,9 +112,9 @@ async def test_an_input_costs_two_workers_and_is_then_known(batcher: Batcher, en
     lost = [batch for batch in engine.batches if POISON in batch]
     assert [len(batch) for batch in lost] == [33, 1]
     with pytest.raises(EngineError, match="not tried again"):
-        await batcher.encode([one(1), one(POISON)])
+        await encode(batcher, one(1), one(POISON))
     assert len([batch for batch in engine.batches if POISON in batch]) == 2
-    assert (await batcher.encode([one(1)])).vectors.tolist() == [[1]]
+    assert (await encode(batcher, one(1))).vectors.tolist() == [[1]]
 
 
 async def test_a_refused_batch_is_halved(batcher: Batcher, engine: Fragile) -> None:
@@ -120,14 +126,14 @@ async def test_a_refused_batch_is_halved(batcher: Batcher, engine: Fragile) -> N
 
 async def test_one_loss_is_forgiven(batcher: Batcher, engine: Fragile) -> None:
     engine.fail_next = WorkerLost("killed")
-    assert (await batcher.encode([one(1), one(2)])).vectors.tolist() == [[1], [2]]
+    assert (await encode(batcher, one(1), one(2))).vectors.tolist() == [[1], [2]]
     engine.fail_next = WorkerLost("killed")
-    assert (await batcher.encode([one(3)])).vectors.tolist() == [[3]]
+    assert (await encode(batcher, one(3))).vectors.tolist() == [[3]]
 
 
 async def test_a_batch_that_was_not_begun_waits_for_the_engine_and_goes_as_it_was(batcher: Batcher, engine: Fragile) -> None:
     engine.gate.clear()
-    asking = asyncio.create_task(batcher.encode([one(1), one(2)]))
+    asking = asyncio.create_task(encode(batcher, one(1), one(2)))
     await engine.entered.wait()
     engine.up.clear()
     engine.fail_next = NotReady("the worker is gone")
@@ -141,19 +147,19 @@ async def test_a_batch_that_was_not_begun_waits_for_the_engine_and_goes_as_it_wa
 
 async def test_who_gave_up_meanwhile_is_not_computed(batcher: Batcher, engine: Fragile) -> None:
     engine.gate.clear()
-    leaves = asyncio.create_task(batcher.encode([one(1)]))
+    leaves = asyncio.create_task(encode(batcher, one(1)))
     await engine.entered.wait()
     engine.fail_next = WorkerLost("killed")
     leaves.cancel()
     await asyncio.gather(leaves, return_exceptions=True)
     engine.gate.set()
-    assert (await batcher.encode([one(2)])).vectors.tolist() == [[2]]
+    assert (await encode(batcher, one(2))).vectors.tolist() == [[2]]
     assert engine.batches == [[1], [2]]
 
 
 async def test_stopping_answers_what_waits_for_another_try(batcher: Batcher, engine: Fragile) -> None:
     engine.gate.clear()
-    asking = asyncio.create_task(batcher.encode([one(1)]))
+    asking = asyncio.create_task(encode(batcher, one(1)))
     await engine.entered.wait()
     engine.up.clear()
     engine.fail_next = NotReady("the worker is gone")

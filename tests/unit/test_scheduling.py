@@ -5,14 +5,19 @@ import numpy as np
 import pytest
 
 from launcher.engines.base import Batch, Engine
-from launcher.errors import EngineError, NotReady, Overloaded
-from launcher.scheduling.admission import Admission
+from launcher.errors import EngineError, NotReady
 from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.queue import Job, Lanes, take_batch
 
 
 def inputs(*lengths: int) -> list[np.ndarray]:
     return [np.full(length, length, np.int32) for length in lengths]
+
+
+async def encode(batcher: Batcher, *lengths: int) -> Job:
+    job = Job(inputs(*lengths))
+    await batcher.encode(job)
+    return job
 
 
 def spans(pieces):
@@ -128,7 +133,7 @@ async def batcher(engine):
 
 
 async def test_vectors_come_back_in_the_order_of_the_inputs(batcher, engine):
-    job = await batcher.encode(inputs(6, 3, 6, 1, 6))
+    job = await encode(batcher, 6, 3, 6, 1, 6)
     assert job.vectors[:, 1].tolist() == [6, 3, 6, 1, 6]
     assert len(engine.batches) == 3
 
@@ -136,10 +141,10 @@ async def test_vectors_come_back_in_the_order_of_the_inputs(batcher, engine):
 async def test_what_queues_while_the_engine_is_busy_goes_as_one_batch(batcher, engine):
     engine.gate.clear()
     async with asyncio.TaskGroup() as group:
-        group.create_task(batcher.encode(inputs(2)))
+        group.create_task(encode(batcher, 2))
         await engine.entered.wait()
         for _ in range(4):
-            group.create_task(batcher.encode(inputs(2)))
+            group.create_task(encode(batcher, 2))
         await asyncio.sleep(0)
         engine.gate.set()
     assert engine.batches == [[2], [2, 2, 2, 2]]
@@ -148,9 +153,9 @@ async def test_what_queues_while_the_engine_is_busy_goes_as_one_batch(batcher, e
 async def test_a_failed_input_fails_its_job_and_not_the_batcher(batcher, engine):
     engine.error = EngineError("broken")
     with pytest.raises(EngineError, match="broken"):
-        await batcher.encode(inputs(1))
+        await encode(batcher, 1)
     engine.error = None
-    assert (await batcher.encode(inputs(1))).vectors.shape == (1, 2)
+    assert (await encode(batcher, 1)).vectors.shape == (1, 2)
     assert batcher.unready_reason() is None
 
 
@@ -162,23 +167,23 @@ async def test_too_few_vectors_are_an_error():
     batcher = Batcher(Short(), on_batch=lambda *_: None)
     batcher.start()
     with pytest.raises(EngineError, match="gave 0 vectors for 1 inputs"):
-        await batcher.encode(inputs(1, 1))
+        await encode(batcher, 1, 1)
     assert batcher.unready_reason() is None
     await batcher.stop()
 
 
 async def test_work_of_a_cancelled_caller_is_not_run(batcher, engine):
     engine.gate.clear()
-    running = asyncio.create_task(batcher.encode(inputs(1)))
+    running = asyncio.create_task(encode(batcher, 1))
     await engine.entered.wait()
-    abandoned = asyncio.create_task(batcher.encode(inputs(7)))
+    abandoned = asyncio.create_task(encode(batcher, 7))
     await asyncio.sleep(0)
     abandoned.cancel()
     with pytest.raises(asyncio.CancelledError):
         await abandoned
     engine.gate.set()
     await running
-    await batcher.encode(inputs(2))
+    await encode(batcher, 2)
     assert engine.batches == [[1], [2]]
 
 
@@ -186,9 +191,9 @@ async def test_stopping_answers_everyone(engine):
     batcher = Batcher(engine, on_batch=lambda *_: None)
     batcher.start()
     engine.gate.clear()
-    running = asyncio.create_task(batcher.encode(inputs(1)))
+    running = asyncio.create_task(encode(batcher, 1))
     await engine.entered.wait()
-    waiting = asyncio.create_task(batcher.encode(inputs(1)))
+    waiting = asyncio.create_task(encode(batcher, 1))
     await asyncio.sleep(0)
     await batcher.stop()
     for task in (running, waiting):
@@ -199,7 +204,7 @@ async def test_stopping_answers_everyone(engine):
 async def test_what_comes_after_the_stop_is_answered_too(batcher):
     await batcher.stop()
     with pytest.raises(NotReady):
-        await batcher.encode(inputs(1))
+        await encode(batcher, 1)
 
 
 async def test_a_dead_pump_is_reported(engine):
@@ -208,27 +213,8 @@ async def test_a_dead_pump_is_reported(engine):
 
     batcher = Batcher(engine, on_batch=broken)
     batcher.start()
-    await batcher.encode(inputs(1))
+    await encode(batcher, 1)
     async with asyncio.timeout(1):
         while batcher.unready_reason() is None:  # noqa: ASYNC110 - a task's end sets no event
             await asyncio.sleep(0)
     assert "ended unexpectedly" in batcher.unready_reason()
-
-
-def test_admission_refuses_beyond_the_limit_and_never_when_idle():
-    admission = Admission(max_tokens=10)
-    admission.admit(1000)
-    assert admission.tokens_in_flight == 1000
-    with pytest.raises(Overloaded):
-        admission.admit(1)
-    admission.release(1000)
-    assert admission.tokens_in_flight == 0
-
-
-def test_retry_after_is_the_time_the_excess_needs():
-    admission = Admission(max_tokens=100)
-    admission.observe(tokens=50, seconds=1.0)
-    admission.admit(100)
-    with pytest.raises(Overloaded) as refused:
-        admission.admit(200)
-    assert refused.value.retry_after_s == pytest.approx(200 / 50)

@@ -9,12 +9,14 @@ from starlette.routing import Route
 
 from launcher.embedding.model import Role, ServedModel
 from launcher.embedding.service import EmbedCall, Embedded, EmbeddingService
+from launcher.gateway.body import Limits
 from launcher.gateway.encode import embeddings_body, tokenize_body
 from launcher.gateway.endpoint import Endpoint
 from launcher.gateway.held import HeldBytes
+from launcher.gateway.parse import Parser
 from launcher.gateway.readiness import Readiness
 from launcher.gateway.reply import Header, JsonReply
-from launcher.gateway.schemas import EmbeddingsRequest, TokenizeRequest, parse_body, parse_input
+from launcher.gateway.schemas import EmbeddingsRequest, TokenizeRequest
 from launcher.telemetry.hooks import Hooks, Task
 
 
@@ -27,46 +29,48 @@ class InferenceRoutes:
         readiness: Readiness,
         hooks: Hooks,
         held: HeldBytes,
-        max_body_bytes: int,
-        max_inputs: int,
-        max_tokens: int,
-        timeout_s: float,
+        parser: Parser,
+        check_room: Callable[[float], None],
+        limits: Limits,
     ) -> None:
         self._model = model
         self._service = service
         self._readiness = readiness
         self._hooks = hooks
         self._held = held
-        self._max_body_bytes = max_body_bytes
-        self._max_inputs = max_inputs
-        self._max_tokens = max_tokens
-        self._timeout_s = timeout_s
+        self._parser = parser
+        self._check_room = check_room
+        self._limits = limits
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/embeddings", self._endpoint("embeddings", self._embeddings), methods=["POST"]),
-            Route("/tokenize", self._endpoint("tokenize", self._tokenize), methods=["POST"]),
+            Route("/v1/embeddings", self._endpoint("embeddings", self._embeddings, self._check_room), methods=["POST"]),
+            Route("/tokenize", self._endpoint("tokenize", self._tokenize, always_room), methods=["POST"]),
         ]
 
-    async def _embeddings(self, body: bytes) -> JsonReply:
-        request = parse_body(body, EmbeddingsRequest)
+    async def _embeddings(self, body: bytes, deadline: float) -> JsonReply:
+        request, inputs = await self._parser.parse(body, EmbeddingsRequest)
         role = role_of(request, self._model)
-        inputs = parse_input(request.input, self._max_inputs, self._max_tokens)
-        embedded = await self._service.embed(EmbedCall(inputs, role, request.truncate, request.dimensions))
+        embedded = await self._service.embed(EmbedCall(inputs, role, request.truncate, request.dimensions, deadline))
         started = time.perf_counter()
         content = await embeddings_body(embedded, self._model.name, request.encoding_format or "float")
         self._hooks.stage("encode", time.perf_counter() - started)
         return JsonReply(content, headers=embedding_headers(embedded), tokens=embedded.prompt_tokens)
 
-    async def _tokenize(self, body: bytes) -> JsonReply:
-        request = parse_body(body, TokenizeRequest)
+    async def _tokenize(self, body: bytes, deadline: float) -> JsonReply:
+        request, inputs = await self._parser.parse(body, TokenizeRequest)
         role = role_of(request, self._model)
-        inputs = parse_input(request.input, self._max_inputs, self._max_tokens)
         tokenized = await self._service.tokenize(inputs, role, request.truncate)
         return JsonReply(tokenize_body(tokenized, self._model.name))
 
-    def _endpoint(self, task: Task, answer: Callable[[bytes], Awaitable[JsonReply]]) -> Endpoint:
-        return Endpoint(task, answer, self._readiness, self._hooks, self._held, self._max_body_bytes, self._timeout_s)
+    def _endpoint(
+        self, task: Task, answer: Callable[[bytes, float], Awaitable[JsonReply]], check_room: Callable[[float], None]
+    ) -> Endpoint:
+        return Endpoint(task, answer, check_room, self._readiness, self._hooks, self._held, self._limits)
+
+
+def always_room(deadline: float) -> None:
+    """Of what needs no engine."""
 
 
 def role_of(request: EmbeddingsRequest | TokenizeRequest, model: ServedModel) -> Role | None:
