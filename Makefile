@@ -34,8 +34,8 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 # A stamp holds the folder it was made in: a moved checkout, or a Python that went away, starts over.
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
-.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e chaos gpu-check lint format \
-	notebooks bench bench-gpu need-wrk bundle lock audit clean
+.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e chaos gpu-check lint \
+	format notebooks bench bench-gpu overload need-wrk bundle lock audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -80,6 +80,9 @@ bench: need-wrk $(DEV) $(INFINITY)/.installed ## Compare with other servers on t
 
 bench-gpu: need-wrk $(GPU_READY) ## Compare with stock SGLang on this machine's NVIDIA GPU; ARGS as for bench
 	@exec $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks --suite gpu $(ARGS)
+
+overload: $(DEV) ## Ask five times as much of a server as it can do, and say what held; 2 minutes, ARGS=--help for more
+	@exec $(BIN)/python -m benchmarks.overload $(ARGS)
 
 bundle: $(LIGHT) ## Gather wheels and MODEL in BUNDLE, for a machine without a network; docs/operations/air-gapped.md
 	@$(BIN)/python -m deploy.bundle $(BUNDLE_OPTIONS)
