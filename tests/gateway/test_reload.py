@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
 import re
 import signal
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,3 +184,27 @@ def test_a_hangup_during_the_start_ends_nothing(tiny_checkpoint: Path, processes
             continue
     assert httpx.post(f"{server.base_url}/v1/embeddings", json=BODY).status_code == 200
     assert server.stop() == 0
+
+
+def test_the_end_of_its_terminal_stops_the_server(tiny_checkpoint: Path) -> None:
+    ours, its = pty.openpty()
+    arguments = ["--model", str(tiny_checkpoint), "--engine", "openvino", "--port", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launcher", "serve", *arguments],
+        stdin=its,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # Its controlling terminal, as a shell's would be.
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(its, termios.TIOCSCTTY, 0),
+    )
+    os.close(its)
+    try:
+        assert process.stdout
+        assert process.stdout.readline().startswith("sgl-embed is ready")
+        os.close(ours)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()

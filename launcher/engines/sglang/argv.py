@@ -96,8 +96,8 @@ def worker_env(spec: WorkerSpec, *, batches: str, key: str) -> dict[str, str]:
         # By default threads wait for each other by spinning. Where the gateway needs one of their cores, all spin for the one
         # that does not run: 281 requests/s instead of 4,072 was seen with the two cores of one machine busy.
         env["OMP_WAIT_POLICY"] = "PASSIVE"
-        # oneDNN keeps what it made for each shape, that is for each number of tokens in a batch: with its own 1,024 a 2-layer model
-        # grew by 490 MB in the 5 minutes of make soak (2026-11-21). Batches of 1 to 32 equal texts need 128.
+        # oneDNN keeps what it made for each shape, that is for each number of tokens in a batch: with its own limit of 1,024 a
+        # 2-layer model grew by 490 MB in 5 minutes of mixed requests (2026-11-21). Batches of 1 to 32 equal texts need 128.
         env["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "128"
     if spec.allow_untested_version:
         env["SGLEMBED_ALLOW_UNTESTED"] = "1"
