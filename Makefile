@@ -34,7 +34,7 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 # A stamp holds the folder it was made in: a moved checkout, or a Python that went away, starts over.
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
-.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e chaos gpu-check lint \
+.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e chaos soak gpu-check lint \
 	format notebooks bench bench-gpu overload need-wrk bundle lock audit clean
 
 help: ## Show this list
@@ -58,6 +58,9 @@ test: $(DEV) $(SGLANG_0_5_17)/.installed ## Run all tests; ARGS is passed on to 
 test-e2e: $(SGLANG_0_5_17)/.installed
 chaos: $(DEV) ## Kill, stop, starve and flood real servers: the tests of tests/chaos; 10 minutes
 	@$(BIN)/python -m pytest tests/chaos $(ARGS)
+
+soak: $(DEV) ## Ten minutes of mixed requests on each engine; the memory must stay what it was
+	@SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/chaos/test_soak.py $(ARGS)
 
 test-unit test-cache test-gateway test-engines test-e2e: $(DEV) ## Run this folder of the tests
 	@$(BIN)/python -m pytest $(@:test-%=tests/%) $(ARGS)
