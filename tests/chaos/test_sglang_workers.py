@@ -5,13 +5,14 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.support.load import Load, Vectors, reference_of
+from tests.support.load import Load, Vectors, embed, reference_of, vectors_of
 from tests.support.processes import (
     alive,
     all_ready,
@@ -46,6 +47,12 @@ def sglang_server(checkpoint: Path, workers: int) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def two_workers(tiny_checkpoint: Path) -> Iterator[RunningServer]:
     with running_server(*sglang_server(tiny_checkpoint, 2), timeout_s=START_TIMEOUT_S) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def one_worker(tiny_checkpoint: Path) -> Iterator[RunningServer]:
+    with running_server(*sglang_server(tiny_checkpoint, 1), timeout_s=START_TIMEOUT_S) as server:
         yield server
 
 
@@ -125,8 +132,40 @@ def test_a_worker_without_memory_costs_no_request(two_workers: RunningServer, re
 
 
 def test_a_server_that_is_killed_leaves_no_process(two_workers: RunningServer) -> None:
-    """The last test of this server."""
+    """The last test of the two."""
     processes = everything(two_workers)
     assert len(processes) >= 5
     two_workers.process.kill()
     wait_until("none of its processes lives", lambda: not any(map(alive, processes)), GONE_TIMEOUT_S)
+
+
+def test_the_only_worker_is_lost(one_worker: RunningServer, reference: dict[str, Vectors]) -> None:
+    """Who can wait for the restart is answered, who cannot is told so in time."""
+    text = SENTENCES[0]
+    with httpx.Client(base_url=one_worker.base_url) as client, ThreadPoolExecutor(1) as pool:
+        assert embed(client, [text]).status_code == 200
+        workers(one_worker)[0].kill()
+        wait_until("it is not ready", lambda: ready(one_worker) == 503, RESTART_TIMEOUT_S)
+        patient = pool.submit(embed, client, [text], headers={"x-request-timeout-ms": "180000"})
+        hasty = embed(client, [text], headers={"x-request-timeout-ms": "500"})
+        assert hasty.status_code == 504, hasty.text
+        assert hasty.json()["error"]["code"] == "deadline_exceeded"
+        assert hasty.elapsed.total_seconds() < 2
+        assert ready(one_worker) == 503
+        reply = patient.result()
+    assert reply.status_code == 200, reply.text
+    assert (vectors_of(reply) @ reference[text].T).item() >= 0.999
+    assert ready(one_worker) == 200
+
+
+def test_sigterm_under_load_loses_nothing(one_worker: RunningServer, reference: dict[str, Vectors]) -> None:
+    """The last test of this server."""
+    processes = everything(one_worker)
+    with Load(one_worker.base_url, reference, clients=CLIENTS) as load:
+        load.wait_for(100)
+        load.end_count()
+        assert one_worker.stop() == 0, one_worker.output()
+    assert set(load.outcomes) <= {200, 503}, load.outcomes
+    assert load.outcomes[503] <= 2, load.outcomes
+    assert load.wrong == 0
+    assert not any(map(alive, processes))

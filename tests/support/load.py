@@ -20,8 +20,9 @@ MIN_COSINE = 0.999
 MODEL = "tiny-zh"
 
 
-def embed(client: httpx.Client, texts: Sequence[str], timeout_s: float = 90.0) -> httpx.Response:
-    return client.post("/v1/embeddings", json={"model": MODEL, "input": list(texts)}, timeout=timeout_s)
+def embed(client: httpx.Client, texts: Sequence[str], headers: Mapping[str, str] | None = None) -> httpx.Response:
+    # Longer than any deadline that a test sets.
+    return client.post("/v1/embeddings", json={"model": MODEL, "input": list(texts)}, headers=headers, timeout=240)
 
 
 def vectors_of(reply: httpx.Response) -> Vectors:
