@@ -27,10 +27,14 @@ class WorkerClient:
     def __init__(self, address: str) -> None:
         self.address = address
         self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.linger = 0
-        self._endings = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._socket.connect(address)
+        try:
+            self._socket = self._context.socket(zmq.DEALER)
+            self._socket.linger = 0
+            self._endings = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self._context.destroy()
+            raise EngineError(f"cannot connect to {address}: {error}") from error
         self._numbers = count()
         # In the order in which they were sent.
         self._waiting: dict[bytes, asyncio.Future[tuple[bytes, bytes]]] = {}
@@ -69,8 +73,11 @@ class WorkerClient:
         ``NotReady``. One that never answered has begun none."""
         self._watching.cancel()
         self._reading.cancel()
-        await asyncio.gather(self._reading, self._watching, return_exceptions=True)
-        self._context.destroy()
+        try:
+            await asyncio.gather(self._reading, self._watching, return_exceptions=True)
+        finally:
+            # Also when cancelled: a context that is left behind blocks whoever collects it as garbage.
+            self._context.destroy()
 
     async def _ask(self, batch: Batch) -> bytes:
         """The vectors of the answer. Raises what it holds instead."""
@@ -78,12 +85,10 @@ class WorkerClient:
             raise NotReady("the worker is gone")
         number, *frames = batch_frames(next(self._numbers), batch)
         answer: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
+        # Stays there until it is answered, whoever gives up waiting: the worker computes it all the same.
         self._waiting[number] = answer
-        try:
-            await self._socket.send_multipart([number, *frames])
-            verdict, content = await answer
-        finally:
-            del self._waiting[number]
+        await self._socket.send_multipart([number, *frames])
+        verdict, content = await answer
         if verdict:
             raise read_error(verdict, content)
         return content
@@ -98,7 +103,7 @@ class WorkerClient:
                 match await self._socket.recv_multipart():
                     case [number, verdict, content]:
                         self.last_answer = asyncio.get_running_loop().time()
-                        waiting = self._waiting.get(number)
+                        waiting = self._waiting.pop(number, None)
                         if waiting and not waiting.done():
                             waiting.set_result((verdict, content))
                     case frames:
@@ -110,4 +115,4 @@ class WorkerClient:
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(error)
-                    error = NotReady("the worker is gone")
+                error = NotReady("the worker is gone")

@@ -10,12 +10,13 @@ import numpy as np
 import zmq
 import zmq.asyncio
 
-from launcher.engines.base import Engine
+from launcher.engines.base import Batch, Engine, Vectors
 from launcher.engines.messages import error_frames, read_batch, vector_frames
 from launcher.errors import EngineError, NotReady
 
 log = logging.getLogger(__name__)
 
+TRIES = 3
 NONE = np.empty((0, 0), np.float32)
 
 
@@ -44,6 +45,17 @@ class SharedEngine:
     async def _reply(self, asker: bytes, number: bytes, frames: Sequence[bytes]) -> None:
         await self._socket.send_multipart([asker, *await self._answer(number, frames)])
 
+    async def _run(self, batch: Batch) -> Vectors:
+        """Raises ``NotReady`` where the whole engine is not, or where one worker after the other goes just then."""
+        for _ in range(TRIES):
+            try:
+                return await self._engine.run(batch)
+            except NotReady as error:
+                reason = error
+                if self._engine.unready_reason():
+                    break
+        raise reason
+
     async def _answer(self, number: bytes, frames: Sequence[bytes]) -> Sequence[bytes | memoryview]:
         try:
             batch = read_batch(frames)
@@ -51,7 +63,7 @@ class SharedEngine:
             return error_frames(number, error)
         try:
             if len(batch.lengths):
-                return vector_frames(number, await self._engine.run(batch))
+                return vector_frames(number, await self._run(batch))
             reason = self._engine.unready_reason()
             return error_frames(number, NotReady(reason)) if reason else vector_frames(number, NONE)
         except Exception as error:

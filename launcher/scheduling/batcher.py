@@ -13,7 +13,7 @@ from launcher.engines.base import Batch, Engine, Vectors
 from launcher.errors import EngineError, NotReady, WorkerLost
 from launcher.scheduling.quarantine import Quarantine
 from launcher.scheduling.queue import MAX_BULK_WAIT_S, Job, Lanes, Piece
-from launcher.scheduling.retry import another_try
+from launcher.scheduling.retry import another_try, one_by_one
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,10 @@ class Batcher:
         """Queue ``job``, which is abandoned by cancelling its ``done``."""
         if self._stopped:
             job.fail(NotReady("the server is shutting down"))
-        elif self._quarantine.holds_any(job.inputs):
+        elif self._quarantine and any(map(self._quarantine.is_given_up, job.inputs)):
             job.fail(EngineError("workers were lost with one of these inputs before; it is not tried again"))
+        elif self._quarantine and any(map(self._quarantine.is_suspect, job.inputs)):
+            self._put_back(one_by_one(job, 0, len(job.inputs)))
         else:
             self._lanes.add(job)
             self._arrived.set()
@@ -103,6 +105,8 @@ class Batcher:
             self._last_end = time.perf_counter()
             self._try_again(pieces, error)
             return
+        if self._quarantine:
+            self._quarantine.clear(ids for piece in pieces for ids in piece.inputs())
         # The first piece is the one that has waited longest.
         busy_s = ended - max(self._last_end, pieces[0].job.submitted)
         self._last_end = ended
@@ -116,23 +120,30 @@ class Batcher:
             raise
 
     def _try_again(self, pieces: list[Piece], error: Exception) -> None:
+        inputs = [ids for piece in pieces for ids in piece.inputs()]
+        if isinstance(error, WorkerLost):
+            # Also of those that nobody waits for any more: who gave up may ask again.
+            for ids in inputs:
+                self._quarantine.note_loss(ids)
+            if len(inputs) == 1 and self._quarantine.is_given_up(inputs[0]):
+                log.error("an input that workers were lost with again and again is given up")
+                _fail(pieces, error)
+                return
         batches = another_try(pieces, error)
+        if batches:
+            log.warning("a batch of %d inputs failed and is tried again in %d: %s", len(inputs), len(batches), error)
+            self._put_back(batches)
+        else:
+            _fail(pieces, error)
+
+    def _put_back(self, batches: Sequence[list[Piece]]) -> None:
         for batch in batches:
             self._lanes.put_back(batch)
-            self._arrived.set()
-        inputs = sum(piece.stop - piece.start for piece in pieces)
-        if batches:
-            log.warning("a batch of %d inputs failed and is tried again in %d: %s", inputs, len(batches), error)
-            return
-        if isinstance(error, WorkerLost):
-            log.error("an input that two workers were lost with is given up")
-            for piece in pieces:
-                self._quarantine.add(piece.job.inputs[piece.start])
-        _fail(pieces, error)
+        self._arrived.set()
 
 
 def pack_batch(pieces: Sequence[Piece]) -> Batch:
-    inputs = [ids for piece in pieces for ids in piece.job.inputs[piece.start : piece.stop]]
+    inputs = [ids for piece in pieces for ids in piece.inputs()]
     lengths = np.fromiter(map(len, inputs), np.int32, len(inputs))
     return Batch(np.concatenate(inputs), lengths)
 

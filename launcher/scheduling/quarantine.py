@@ -1,32 +1,65 @@
-"""Inputs that workers were lost with, so that a caller who tries again does not cost further workers."""
+"""Which inputs workers were lost with, whoever asked for them, so that neither another try nor another caller costs more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from time import monotonic
+from typing import NamedTuple
 
 from launcher.engines.base import TokenIds
 
-MAX_INPUTS = 1000
+# An input that so many workers were lost with is given up. The first time, others of its batch may have been the cause.
+MAX_LOSSES = 2
+# A popular input may be under way on several workers when they are killed together. A further try comes later than this.
+SAME_MOMENT_S = 0.25
+MAX_INPUTS = 20_000
 # They may have been in the wrong place when workers ended for another reason.
 FORGET_AFTER_S = 600.0
 
 
+class _Record(NamedTuple):
+    losses: int
+    noted: float
+
+
 class Quarantine:
-    """Knows the last ``MAX_INPUTS`` of them by their token ids, each for ``FORGET_AFTER_S``. ``clock`` is in seconds."""
+    """Remembers the last ``MAX_INPUTS`` of them by their token ids, each for ``FORGET_AFTER_S`` of ``clock``'s seconds."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._added: dict[bytes, float] = {}
+        self._records: dict[bytes, _Record] = {}
 
-    def add(self, ids: TokenIds) -> None:
-        self._added[ids.tobytes()] = self._clock()
-        if len(self._added) > MAX_INPUTS:
-            del self._added[next(iter(self._added))]
+    def __bool__(self) -> bool:
+        return bool(self._records)
 
-    def holds_any(self, inputs: Sequence[TokenIds]) -> bool:
-        return bool(self._added) and any(map(self._holds, inputs))
+    def note_loss(self, ids: TokenIds) -> None:
+        key, now = _key(ids), self._clock()
+        # Anew at the end, which is the last to be forgotten.
+        record = self._records.pop(key, None)
+        losses = 1
+        if record and now - record.noted < FORGET_AFTER_S:
+            losses = record.losses + (now - record.noted >= SAME_MOMENT_S)
+        self._records[key] = _Record(losses, now)
+        if len(self._records) > MAX_INPUTS:
+            del self._records[next(iter(self._records))]
 
-    def _holds(self, ids: TokenIds) -> bool:
-        added = self._added.get(ids.tobytes())
-        return added is not None and self._clock() - added < FORGET_AFTER_S
+    def clear(self, inputs: Iterable[TokenIds]) -> None:
+        """These were computed, so that they were not the cause."""
+        for ids in inputs:
+            self._records.pop(_key(ids), None)
+
+    def is_suspect(self, ids: TokenIds) -> bool:
+        """To be computed alone, so that it is known what a worker is lost with."""
+        return self._losses(ids) > 0
+
+    def is_given_up(self, ids: TokenIds) -> bool:
+        return self._losses(ids) >= MAX_LOSSES
+
+    def _losses(self, ids: TokenIds) -> int:
+        record = self._records.get(_key(ids))
+        return record.losses if record and self._clock() - record.noted < FORGET_AFTER_S else 0
+
+
+def _key(ids: TokenIds) -> bytes:
+    return blake2b(ids.tobytes(), digest_size=16).digest()

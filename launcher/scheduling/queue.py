@@ -63,19 +63,22 @@ class Job:
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """Inputs ``start`` to ``stop`` of a job. ``losses`` counts the workers that were lost while they computed them."""
+    """Inputs ``start`` to ``stop`` of a job."""
 
     job: Job
     start: int
     stop: int
-    losses: int = 0
+
+    def inputs(self) -> Sequence[NDArray[np.int32]]:
+        return self.job.inputs[self.start : self.stop]
 
 
 class Lanes:
     """Requests that fit one batch go before those that do not, so that a single query does not wait for an ingest.
 
     Bulk that has been passed over for ``max_bulk_wait_s`` goes first once, so that it never starves. A batch is of one lane:
-    a query in a batch filled up with bulk would wait for all of it. What came back from a batch that failed goes before all.
+    a query in a batch filled up with bulk would wait for all of it. What came back from a batch that failed, which may be
+    hundreds of inputs to be run one by one, takes turns with the rest.
     """
 
     def __init__(self, max_tokens: int, max_bulk_wait_s: float) -> None:
@@ -84,6 +87,7 @@ class Lanes:
         self._interactive: deque[Job] = deque()
         self._bulk: deque[Job] = deque()
         self._again: deque[list[Piece]] = deque()
+        self._again_is_next = True
         # When a query went before waiting bulk, for the first time since bulk had a batch.
         self._passed_over_since: float | None = None
 
@@ -97,9 +101,18 @@ class Lanes:
 
     def take(self, now: float) -> list[Piece]:
         """The next batch; empty where nothing waits. ``now`` is in seconds of any steady clock."""
+        self._again_is_next = not self._again_is_next
+        if self._again_is_next:
+            return self._take_new(now) or self._take_again()
+        return self._take_again() or self._take_new(now)
+
+    def _take_again(self) -> list[Piece]:
         while self._again:
             if pieces := [piece for piece in self._again.popleft() if not piece.job.abandoned]:
                 return pieces
+        return []
+
+    def _take_new(self, now: float) -> list[Piece]:
         since = self._passed_over_since
         overdue = since is not None and now - since >= self._max_bulk_wait_s
         if not overdue and (pieces := take_batch(self._interactive, self._max_tokens)):

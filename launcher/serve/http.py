@@ -52,7 +52,8 @@ class HttpServer(uvicorn.Server):
         elif len(self.server_state.connections) + len(self.server_state.arriving) >= self._max_connections:
             self._turn_away(connection)
         else:
-            opening = asyncio.create_task(self._open(connection))
+            protocol = HttpProtocol(self.config, self.server_state, self._timeouts)
+            opening = asyncio.create_task(self._open(connection, protocol))
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
 
@@ -86,8 +87,7 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def _open(self, connection: socket.socket) -> None:
-        protocol = HttpProtocol(self.config, self.server_state, self._timeouts)
+    async def _open(self, connection: socket.socket, protocol: HttpProtocol) -> None:
         loop = asyncio.get_running_loop()
         try:
             if self._certificate:

@@ -36,7 +36,7 @@ async def run_parent(
     max_connections: int,
     reloadable: Mapping[str, Reloadable | None],
 ) -> int:
-    """Serve until SIGINT or SIGTERM, or until the engine or a gateway process ends. Returns and raises as ``serve`` does.
+    """Serve until SIGINT or SIGTERM, or until the engine or a gateway is given up. Returns and raises as ``serve`` does.
 
     ``max_connections`` is each gateway's.
     """

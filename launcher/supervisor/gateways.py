@@ -211,8 +211,8 @@ class Gateways:
 
     async def _live(self, name: str, engine_ready: asyncio.Event, on_ready: Callable[[], None]) -> NoReturn:
         process = self._processes[name] = self._make(name)
-        await process.start()
         try:
+            await process.start()
             await _ready(process, engine_ready)
             on_ready()
             raise await process.exited()

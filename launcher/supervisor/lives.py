@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn
 
-from launcher.errors import EngineError, WorkerDied
+from launcher.errors import EngineError, NotReady, WorkerDied
 from launcher.supervisor.backoff import count_failures, restart_delay_s
 from launcher.telemetry.hooks import ProcessHooks
 
@@ -39,12 +39,14 @@ async def keep_alive(name: str, live: Live, hooks: ProcessHooks, on_ready: Calla
         hooks.process_state(name, "starting")
         try:
             await live(ready)
-        except EngineError as error:
+        except (EngineError, NotReady, OSError) as cause:
             hooks.process_state(name, "dead")
+            # A socket that closes before its first answer, or a machine without a free file descriptor, ends a life too.
+            error = cause if isinstance(cause, EngineError) else EngineError(f"{name}: {cause}")
             failures = count_failures(failures, time.monotonic() - ready_since if ready_since else 0.0)
             delay_s = restart_delay_s(failures) if was_ready else None
             if delay_s is None:
-                raise
+                raise error from None
             _tell(error, failures, delay_s)
         except asyncio.CancelledError:
             hooks.process_state(name, "draining")

@@ -67,8 +67,9 @@ class ChildProcess:
 
     async def start(self) -> None:
         """Raises ``EngineError`` where the command cannot be run at all."""
-        writing = await self._output.open()
+        writing: int | None = None
         try:
+            writing = await self._output.open()
             self._process = await asyncio.create_subprocess_exec(
                 *self._argv,
                 env={**os.environ, **self._env},
@@ -82,7 +83,7 @@ class ChildProcess:
             )
         except OSError as error:
             self._output.close()
-            raise EngineError(f"{self.name}: cannot run {self._argv[0]}: {error.strerror}") from error
+            raise EngineError(f"{self.name}: cannot run {self._argv[0]}: {error.strerror or error}") from error
         finally:
             if writing is not None:
                 os.close(writing)

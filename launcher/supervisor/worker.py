@@ -65,7 +65,8 @@ class Worker:
 
     async def _live(self, on_ready: Callable[[], None]) -> NoReturn:
         """One process from its start to its end, of which it raises. Nothing of it is left then."""
-        address = f"ipc://{self._upkeep.folder}/{self._name.replace(' ', '-')}.{next(self._lives)}"
+        socket = self._upkeep.folder / f"{self._name.replace(' ', '-')}.{next(self._lives)}"
+        address = f"ipc://{socket}"
         relay = _Relay(self._name)
         argv = worker_argv(self._spec, port=free_port(self._ports))
         # Nobody calls a worker's own HTTP API but the worker itself, at its start.
@@ -84,8 +85,12 @@ class Worker:
             raise
         finally:
             self._upkeep.engine.remove(client)
-            await client.close()
-            await process.stop(patience_s)
+            # Whoever stops the server may do so in the middle of this.
+            try:
+                await client.close()
+            finally:
+                await process.stop(patience_s)
+            socket.unlink(missing_ok=True)
 
     async def _start(self, process: ChildProcess, client: WorkerClient) -> None:
         log.info("%s: starting SGLang (takes 15-60 s)", self._name)
@@ -107,11 +112,11 @@ class Worker:
         wrong = asyncio.create_task(watch(client, self._upkeep.canary, self._upkeep.hang_timeout_s))
         try:
             await asyncio.wait({exited, gone, wrong}, return_when=asyncio.FIRST_COMPLETED)
+            if wrong.done() and not client.closed:
+                # No answer of it may be used any more.
+                return EngineError(f"{self._name} {wrong.result()}")
             await asyncio.wait({exited}, timeout=EXIT_TIMEOUT_S)
-            if exited.done():
-                return exited.result()
-            reason = "lost its scheduler process" if gone.done() else wrong.result()
-            return EngineError(f"{self._name} {reason}")
+            return exited.result() if exited.done() else EngineError(f"{self._name} lost its scheduler process")
         finally:
             for task in (exited, gone, wrong):
                 task.cancel()

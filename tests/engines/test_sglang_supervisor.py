@@ -21,7 +21,9 @@ from launcher.engines.sglang.engine import SglangEngine
 from launcher.errors import EngineError, NotReady, WorkerDied
 from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.queue import Job
-from launcher.supervisor import backoff, watchdog, worker
+from launcher.supervisor import backoff, watchdog
+from launcher.supervisor import process as process_module
+from launcher.supervisor import worker as worker_module
 from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.telemetry.hooks import ProcessState
 from launcher.telemetry.metrics import ProcessMetrics, Registry
@@ -44,6 +46,10 @@ if fault == "never-listens":
     time.sleep(600)
 socket = zmq.Context().socket(zmq.ROUTER)
 socket.bind(os.environ["SGLEMBED_BATCHES"])
+if fault == "second-life-closes" and not os.environ["SGLEMBED_BATCHES"].endswith(".0"):
+    socket.recv_multipart()
+    socket.close()
+    time.sleep(600)
 batches = 0
 vector = np.array([0.6, 0.8], np.float32)
 while True:
@@ -285,7 +291,7 @@ async def test_a_worker_that_goes_wrong_is_noticed_without_a_request_and_started
     reason: str,
 ) -> None:
     monkeypatch.setattr(watchdog, "CANARY_EVERY_S", 0.02)
-    monkeypatch.setattr(worker, "EXIT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(worker_module, "EXIT_TIMEOUT_S", 0.1)
     started = Started([spec(fault)], hang_timeout_s=0.3)
     await started.ready()
     first = pid_of(caplog, "worker 0")
@@ -307,6 +313,51 @@ async def test_a_worker_that_is_stopped_by_a_signal_counts_as_hanging(
     await started.until(0, "starting")
     assert not running(stopped)
     await started.until(0, "ready")
+    await started.cancelled()
+
+
+async def test_a_restart_that_fails_before_its_first_answer_is_tried_again(
+    spec: Callable[..., WorkerSpec], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the scheduler is killed while it starts; the main process may outlive it."""
+    monkeypatch.setattr(worker_module, "EXIT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(process_module, "EXIT_TIMEOUT_S", 0.05)
+    started = Started([spec("second-life-closes"), spec()])
+    await started.ready()
+    os.kill(pid_of(caplog, "worker 0"), signal.SIGKILL)
+    async with asyncio.timeout(DEADLINE_S):
+        while started.restarts(0) < 2:  # noqa: ASYNC110 - a metric tells nobody
+            await asyncio.sleep(0.01)
+    assert not started.task.done()
+    assert (await started.engine.run(BATCH)).shape == (2, 2)
+    await started.cancelled()
+
+
+async def test_no_answer_of_a_worker_that_went_wrong_is_used(
+    spec: Callable[..., WorkerSpec], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "CANARY_EVERY_S", 0.02)
+    started = Started([spec("wrong-at-work")])
+    await started.ready()
+    while not any("another vector than at its start" in text for text in caplog.messages):
+        await asyncio.sleep(0)
+        # From the moment that it is known on, nothing is asked of it.
+        if started.state(0) == "dead":
+            assert started.engine.unready_reason() is not None
+    assert started.engine.unready_reason() is not None
+    await started.cancelled()
+
+
+async def test_a_batch_behind_a_canary_is_not_blamed_for_its_hang(
+    spec: Callable[..., WorkerSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "CANARY_EVERY_S", 0.02)
+    started = Started([spec("hangs-at-work")], hang_timeout_s=0.4)
+    await started.ready()
+    # The third batch hangs, and is a canary: this one comes after it.
+    await asyncio.sleep(0.2)
+    with pytest.raises(NotReady):
+        await started.engine.run(BATCH)
     await started.cancelled()
 
 

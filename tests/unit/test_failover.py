@@ -11,9 +11,10 @@ import pytest
 from launcher.engines.base import Batch, Engine, Vectors
 from launcher.errors import EngineError, NotReady, WorkerLost
 from launcher.scheduling import batcher as batcher_module
+from launcher.scheduling import quarantine as quarantine_module
 from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.quarantine import FORGET_AFTER_S, MAX_INPUTS, Quarantine
-from launcher.scheduling.queue import Job, Piece
+from launcher.scheduling.queue import Job, Lanes, Piece
 from launcher.scheduling.retry import another_try
 
 pytestmark = pytest.mark.timeout(10)
@@ -64,6 +65,7 @@ class Fragile(Engine):
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batcher_module, "LOSS_PAUSE_S", 0.0)
+    monkeypatch.setattr(quarantine_module, "SAME_MOMENT_S", 0.0)
 
 
 @pytest.fixture
@@ -181,10 +183,74 @@ async def test_halves_hold_every_input_once() -> None:
 def test_the_quarantine_is_bounded_and_forgets() -> None:
     now = 0.0
     quarantine = Quarantine(lambda: now)
-    assert not quarantine.holds_any([one(0)])
+    assert not quarantine
     for value in range(MAX_INPUTS + 1):
-        quarantine.add(one(value))
-    assert not quarantine.holds_any([one(0)])
-    assert quarantine.holds_any([one(0), one(MAX_INPUTS)])
+        quarantine.note_loss(one(value))
+    assert not quarantine.is_suspect(one(0))
+    assert quarantine.is_suspect(one(1))
+    assert not quarantine.is_given_up(one(1))
+    quarantine.note_loss(one(1))
+    assert quarantine.is_given_up(one(1))
+    quarantine.note_loss(one(MAX_INPUTS + 1))
+    # The oldest is forgotten for it, and that is not the one that was noted again.
+    assert quarantine.is_given_up(one(1))
+    assert not quarantine.is_suspect(one(2))
+    quarantine.clear([one(1)])
+    assert not quarantine.is_suspect(one(1))
     now = FORGET_AFTER_S
-    assert not quarantine.holds_any([one(MAX_INPUTS)])
+    assert not quarantine.is_suspect(one(MAX_INPUTS))
+
+
+async def test_who_leaves_and_asks_again_costs_no_more_workers(batcher: Batcher, engine: Fragile) -> None:
+    engine.error = WorkerLost
+    for _ in range(4):
+        engine.gate.clear()
+        engine.entered.clear()
+        asking = asyncio.create_task(encode(batcher, one(POISON)))
+        entered = asyncio.create_task(engine.entered.wait())
+        await asyncio.wait({asking, entered}, return_when=asyncio.FIRST_COMPLETED)
+        asking.cancel()
+        engine.gate.set()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert (await encode(batcher, one(1))).vectors.tolist() == [[1]]
+        entered.cancel()
+    assert engine.batches.count([POISON]) == 2
+
+
+async def test_a_suspect_is_run_alone_and_cleared_by_a_vector(batcher: Batcher, engine: Fragile) -> None:
+    engine.gate.clear()
+    leaves = asyncio.create_task(encode(batcher, one(5)))
+    await engine.entered.wait()
+    engine.fail_next = WorkerLost("killed")
+    leaves.cancel()
+    await asyncio.gather(leaves, return_exceptions=True)
+    engine.gate.set()
+    while not batcher._quarantine:  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0)
+    assert (await encode(batcher, one(4), one(5))).vectors.tolist() == [[4], [5]]
+    assert (await encode(batcher, one(4), one(5))).vectors.tolist() == [[4], [5]]
+    assert engine.batches == [[5], [4], [5], [4, 5]]
+
+
+async def test_a_lost_batch_of_many_takes_turns_with_what_comes() -> None:
+    lanes = Lanes(max_tokens=10, max_bulk_wait_s=1.0)
+    lost = Job([one(n) for n in range(100)])
+    for batch in another_try([Piece(lost, 0, 100)], WorkerLost("killed")):
+        lanes.put_back(batch)
+    query = Job([one(7)])
+    lanes.add(query)
+    assert [lanes.take(0.0)[0].job for _ in range(2)].count(query) == 1
+    assert all(lanes.take(0.0)[0].job is lost for _ in range(99))
+    assert not lanes
+
+
+def test_losses_of_one_moment_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quarantine_module, "SAME_MOMENT_S", 0.25)
+    now = 0.0
+    quarantine = Quarantine(lambda: now)
+    for _ in range(4):
+        quarantine.note_loss(one(1))
+    assert not quarantine.is_given_up(one(1))
+    now = 1.0
+    quarantine.note_loss(one(1))
+    assert quarantine.is_given_up(one(1))

@@ -31,6 +31,7 @@ class StandIn:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.error: Exception | None = None
+        self.errors_left = 1000
         self.running = 0
         self.most_running = 0
         self.gate = asyncio.Event()
@@ -41,7 +42,8 @@ class StandIn:
         self.most_running = max(self.most_running, self.running)
         await self.gate.wait()
         self.running -= 1
-        if self.error:
+        if self.error and self.errors_left:
+            self.errors_left -= 1
             raise self.error
         return np.repeat(batch.lengths[:, None], 4, axis=1).astype(np.float32)
 
@@ -105,6 +107,13 @@ async def test_an_engine_that_is_not_ready_stays_that_on_the_other_side(link: Li
     link.engine.error = NotReady("no SGLang worker is ready")
     with pytest.raises(NotReady, match=r"^no SGLang worker is ready$"):
         await link.remote.run(BATCH)
+
+
+async def test_a_batch_that_one_worker_did_not_begin_goes_to_another_at_once(link: Link) -> None:
+    """Were it sent back, its gateway would take the whole engine for unready."""
+    link.open()
+    link.engine.error, link.engine.errors_left = NotReady("the worker is gone"), 1
+    assert len(await link.remote.run(BATCH)) == 2
 
 
 @pytest.mark.parametrize("error", [EngineError("out of memory"), RuntimeError("out of memory")])
