@@ -49,7 +49,8 @@ def describe(arguments: argparse.Namespace, observed: Observed) -> str:
     here, seconds = machine(), observed.end - observed.begin
     return (
         f"{arguments.engine}, the shape of bge-{arguments.shape}, dtype {arguments.dtype}; {here['cpu']}, "
-        f"{here['cores']} cores, of which {observed.other_cores:.2f} were busy with else.\n"
+        f"{here['cores']} cores, of which {observed.load_cores:.2f} were busy with making the load and "
+        f"{observed.other_cores:.2f} with what has no part in it.\n"
         f"In a closed loop {observed.capacity:.0f} requests/s were answered; {len(observed.overload) / seconds:.0f}/s "
         f"({FACTOR:g} times what was measured before) were asked for {seconds:.0f} s.\n"
     )
@@ -58,7 +59,7 @@ def describe(arguments: argparse.Namespace, observed: Observed) -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
     parser.add_argument("--engine", choices=("openvino", "sglang"), default="openvino")
-    parser.add_argument("--shape", choices=SHAPES, default="base", help="the random model has the shape of this bge-zh")
+    parser.add_argument("--shape", choices=SHAPES, default="small", help="the random model has the shape of this bge-zh")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the overload lasts")
     parser.add_argument("--max-wait-s", type=float, default=Queue().max_wait_s, help="queue.max_wait_s of the server")

@@ -25,7 +25,8 @@ Rows = NDArray[np.float64]
 class Observed:
     """``before``, ``overload`` and ``after`` hold a row for each request: when it was due, how long it took (both in seconds),
     its status. The overload lasted from ``begin`` to ``end``. ``probes_ms``: by path, of those that were answered;
-    ``failed_probes`` counts the others. ``other_cores``: busy with neither the server nor the load."""
+    ``failed_probes`` counts the others. ``load_cores`` were busy with the load and the probes, ``other_cores``
+    with neither those nor the server."""
 
     capacity: float
     max_wait_s: float
@@ -36,6 +37,7 @@ class Observed:
     after: Rows
     probes_ms: Mapping[str, Sequence[float]]
     failed_probes: int
+    load_cores: float
     other_cores: float
     idle_mb: float
     peak_mb: float

@@ -29,8 +29,9 @@ TOKENS = (20, 60)
 SPECIAL_TOKENS = 2
 # Characters that make each text differ from all others; equal ones would be encoded once.
 DISTINCT = 3
-# What is due by then is sent at once; a finer grid would cost the machine that is measured.
-GRID_S = 0.002
+# What is due by then is sent at once: to wake up for each request would take more of the CPU than all else that this process
+# does, and of the machine that is measured.
+GRID_S = 0.01
 # After a refusal, in a closed loop.
 BACK_OFF_S = 0.2
 # After the last request, how long replies are waited for.

@@ -29,7 +29,7 @@ class Schedule:
     overload_s: float
     capacity_s: float = 10.0
     calm_s: float = 10.0
-    clients: int = 64
+    clients: int = 128
 
 
 async def observe(server: Server, schedule: Schedule, max_wait_s: float, rows_file: Path) -> Observed:
@@ -41,7 +41,8 @@ async def observe(server: Server, schedule: Schedule, max_wait_s: float, rows_fi
     begins, rows, seen = await overload(server, first, schedule, rows_file)
     # A machine is not equally fast all the time.
     capacity = max(first, await measure_capacity(server, schedule))
-    other_s = busy_s() - busy_before - (server.cpu_s() - server_before) - (own_s() - own_before)
+    load_s = own_s() - own_before
+    other_s = busy_s() - busy_before - (server.cpu_s() - server_before) - load_s
     _, begin, end, _ = begins
     during = {path: [took for at, took in probes if begin <= at < end] for path, probes in seen.probes.items()}
     return Observed(
@@ -54,6 +55,7 @@ async def observe(server: Server, schedule: Schedule, max_wait_s: float, rows_fi
         after=rows[rows[:, 0] >= end],
         probes_ms={path: [took * 1e3 for took in times if took is not None] for path, times in during.items()},
         failed_probes=sum(took is None for times in during.values() for took in times),
+        load_cores=load_s / (time.monotonic() - began),
         other_cores=other_s / (time.monotonic() - began),
         idle_mb=idle_mb,
         peak_mb=max(megabytes for _, megabytes in seen.memory_mb),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.server import Server
 
-PROBE_INTERVAL_S = 0.05
+PROBE_INTERVAL_S = 0.1
 PROBE_TIMEOUT_S = 10.0
 WEIGH_INTERVAL_S = 0.5
 PATHS = ("/live", "/ready")

@@ -26,6 +26,7 @@ GOOD = Observed(
     after=rows(70, 80, 20, 0.02, 200),
     probes_ms={"/live": [5.0] * 100, "/ready": [5.0] * 100},
     failed_probes=0,
+    load_cores=0.1,
     other_cores=0.0,
     idle_mb=500.0,
     peak_mb=600.0,
