@@ -88,7 +88,9 @@ class Tokenizer:
         kept: list[int] = []
         count = 0
         for start, end in reversed(bounds) if truncate == "start" else bounds:
-            ids = self._tokenizer.encode(text[start:end], add_special_tokens=False).ids
+            # One alone by ``encode`` would hold Python's lock, and so the event loop, until it is done.
+            (encoding,) = self._tokenizer.encode_batch_fast([text[start:end]], add_special_tokens=False)
+            ids = encoding.ids
             count += len(ids)
             if len(kept) <= self.max_tokens:
                 kept = [*ids, *kept] if truncate == "start" else [*kept, *ids]
