@@ -43,6 +43,9 @@ from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.telemetry.hooks import ProcessHooks
 from launcher.telemetry.metrics import CONTENT_TYPE, Metrics, ProcessMetrics, Registry
 
+# What a request of more than this takes to read and parse is not worth what a full queue could answer of it from the cache.
+LOOKED_UP_BYTES = 64 << 10
+
 
 class Keeper(Protocol):
     """Starts an engine and holds it."""
@@ -142,6 +145,7 @@ def build_gateway(
         held=HeldBytes(server.max_held_mb << 20),
         parser=Parser(max_inputs=server.max_inputs_per_request, max_tokens=server.max_tokens_per_request),
         check_room=admission.check_room,
+        looked_up_bytes=LOOKED_UP_BYTES if levels else 0,
         limits=Limits(server.max_body_mb << 20, server.request_timeout_s, server.max_request_timeout_s),
     )
     app = build_app(

@@ -24,8 +24,7 @@ log = logging.getLogger("launcher.gateway")
 
 # nginx's word for a client that closed the connection before its reply.
 CLIENT_CLOSED_REQUEST = 499
-# A longer body is refused before it comes where there is no room for it or for what it asks; a shorter one is here by then, and
-# to find out what of it the cache has costs little.
+# A longer body is refused before it comes where there is no room for it; a shorter one is here by then.
 EXPECTED_BYTES = 64 << 10
 
 
@@ -34,12 +33,13 @@ class Endpoint:
     """An ASGI app: reads the body, has ``answer`` make a response of it by a deadline, and sends that.
 
     Each request is counted once as offered and once as answered, whatever becomes of it. ``check_room(deadline)`` raises where
-    no request would be admitted; a large one is not read then.
+    no request would be admitted: then only those of up to ``looked_up_bytes`` go on, since a cache may have what they ask for.
     """
 
     task: Task
     answer: Callable[[bytes, float], Awaitable[JsonReply]]
     check_room: Callable[[float], None]
+    looked_up_bytes: int
     readiness: Readiness
     hooks: Hooks
     held: HeldBytes
@@ -53,13 +53,14 @@ class Endpoint:
         self.hooks.offered(self.task)
         try:
             head = read_head(scope["headers"], self.limits)
+            if head.length > self.looked_up_bytes:
+                self.check_room(asyncio.get_running_loop().time() + head.timeout_s)
             try:
                 async with asyncio.timeout(head.timeout_s) as deadline:
                     when = deadline.when()
                     assert when
                     with self.readiness.arriving():
                         if head.length > EXPECTED_BYTES:
-                            self.check_room(when)
                             share.expect(head.length)
                         body = await read_body(receive, self.limits.max_body_bytes, share)
                     with self.readiness.answering():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -19,15 +20,20 @@ MAX_LOGGED_PATH = 200
 ACCEPTED_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Probes and scrapers carry no key; the documentation holds nothing to protect.
 OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/metrics", "/openapi.json", "/docs"})
+TOO_MANY = 429
 QUIET_PATHS = frozenset({"/live", "/ready", "/health", "/metrics"})
 
 
 class RequestContext:
-    """Gives each request an id (the caller's, where it sent a usable one), a log line, and an answer to every failure."""
+    """Gives each request an id (the caller's, where it sent a usable one), a log line, and an answer to every failure.
+
+    Those refused with 429 share a line a second: one each would take a good part of what refusing costs, when it matters.
+    """
 
     def __init__(self, app: ASGIApp, fingerprint: str) -> None:
         self._app = app
         self._fingerprint = fingerprint.encode()
+        self._refused = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,7 +61,9 @@ class RequestContext:
             if status:
                 raise
             await internal_error("something went wrong inside the server")(scope, receive, send_with_headers)
-        level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
+        level = logging.DEBUG if status == TOO_MANY or scope["path"] in QUIET_PATHS else logging.INFO
+        if status == TOO_MANY:
+            self._count_refusal()
         if log.isEnabledFor(level):
             ms = (time.perf_counter() - started) * 1e3
             # As it was sent, so that a decoded line break cannot forge a line.
@@ -63,6 +71,15 @@ class RequestContext:
             caller = scope.get("caller")
             who = caller.name if caller else "-"
             log.log(level, "%s %s %d %.1fms key=%s id=%s", scope["method"], path, status, ms, who, scope["request_id"])
+
+    def _count_refusal(self) -> None:
+        if not self._refused:
+            asyncio.get_running_loop().call_later(1.0, self._tell_refusals)
+        self._refused += 1
+
+    def _tell_refusals(self) -> None:
+        log.warning("refused with 429 in the last second: %d requests", self._refused)
+        self._refused = 0
 
 
 def _request_id(scope: Scope) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,6 +115,17 @@ def test_a_full_queue_refuses_a_large_body_before_it_is_sent(server, client):
         # The connection goes on, for clients that send all before they read.
         connection.sendall(body + b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+def test_without_a_cache_a_full_queue_refuses_before_it_reads_and_tells_how_often(tiny_checkpoint):
+    arguments = ("--model", str(tiny_checkpoint), *ARGUMENTS, "--set", "queue.max_tokens=1000")
+    with running_server(*arguments) as server, httpx.Client(base_url=server.base_url, timeout=60) as client:
+        with full_queue(server, client), connect(server) as connection:
+            connection.sendall((HEAD % 60).encode())
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 429 ")
+            assert server.wait_line(re.compile(r"refused with 429 in the last second: (\d+) requests"), 10)[1] == "1"
+        assert embed(client, "好").status_code == 200
+        assert "/v1/embeddings 429 " not in server.output()
 
 
 @pytest.mark.parametrize("kind", BIG_BODIES)

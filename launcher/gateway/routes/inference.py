@@ -31,6 +31,7 @@ class InferenceRoutes:
         held: HeldBytes,
         parser: Parser,
         check_room: Callable[[float], None],
+        looked_up_bytes: int,
         limits: Limits,
     ) -> None:
         self._model = model
@@ -40,6 +41,7 @@ class InferenceRoutes:
         self._held = held
         self._parser = parser
         self._check_room = check_room
+        self._looked_up_bytes = looked_up_bytes
         self._limits = limits
 
     def routes(self) -> list[Route]:
@@ -66,7 +68,7 @@ class InferenceRoutes:
     def _endpoint(
         self, task: Task, answer: Callable[[bytes, float], Awaitable[JsonReply]], check_room: Callable[[float], None]
     ) -> Endpoint:
-        return Endpoint(task, answer, check_room, self._readiness, self._hooks, self._held, self._limits)
+        return Endpoint(task, answer, check_room, self._looked_up_bytes, self._readiness, self._hooks, self._held, self._limits)
 
 
 def always_room(deadline: float) -> None:
