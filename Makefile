@@ -52,7 +52,7 @@ serve: $(LIGHT) ## Serve CONFIG on port 30000; ARGS is passed on to `sgl-embed s
 plan: $(LIGHT) ## Print what `make serve` would start
 	@exec $(BIN)/sgl-embed plan --config $(CONFIG) $(ARGS)
 
-test: $(DEV) $(SGLANG_0_5_17)/.installed ## Run all tests; ARGS is passed on to pytest
+test: $(DEV) $(SGLANG_0_5_17)/.installed ## Run the tests; ARGS is passed on to pytest
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-e2e: $(SGLANG_0_5_17)/.installed
