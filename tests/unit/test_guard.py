@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,15 +59,13 @@ def test_it_stands_before_sglangs_own_check() -> None:
 
 @pytest.mark.parametrize(("named", "key"), [(None, KEY), ("of-the-operator", "of-the-operator")])
 def test_a_key_that_the_operator_names_is_kept(monkeypatch: pytest.MonkeyPatch, named: str | None, key: str) -> None:
-    class Args:
-        api_key = named
-
+    args = SimpleNamespace(api_key=named)
     monkeypatch.setenv("SGLEMBED_KEY", KEY)
-    set_key(Args, [])
-    assert Args.api_key == key
+    set_key(args, [])
+    assert args.api_key == key
     with pytest.raises(KeyError):
         # It is not there for the processes that SGLang starts.
-        set_key(Args, [])
+        set_key(args, [])
 
 
 def test_a_secret_is_printed_only_where_it_is_meant() -> None:

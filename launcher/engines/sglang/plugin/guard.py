@@ -28,7 +28,8 @@ def set_key(server_args: Any, *given: Any, **named: Any) -> None:
     # Out of the environment, so that the processes that SGLang starts do not inherit it.
     secret = Secret(os.environ.pop(KEY_VARIABLE))
     if server_args.api_key is None:
-        server_args.api_key = secret
+        # SGLang 0.5.17 refuses a plain assignment by now.
+        object.__setattr__(server_args, "api_key", secret)
 
 
 def guard_all(add: Callable[..., None], app: Any, *, api_key: str | None, admin_api_key: str | None) -> None:
