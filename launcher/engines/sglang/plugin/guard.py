@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from hmac import compare_digest
 from typing import Any
 
@@ -28,8 +29,9 @@ def set_key(server_args: Any, *given: Any, **named: Any) -> None:
     # Out of the environment, so that the processes that SGLang starts do not inherit it.
     secret = Secret(os.environ.pop(KEY_VARIABLE))
     if server_args.api_key is None:
-        # SGLang 0.5.17 refuses a plain assignment by now.
-        object.__setattr__(server_args, "api_key", secret)
+        # SGLang 0.5.17 takes no setting any more by now, and so goes without a key.
+        with suppress(AttributeError):
+            server_args.api_key = secret
 
 
 def guard_all(add: Callable[..., None], app: Any, *, api_key: str | None, admin_api_key: str | None) -> None:
