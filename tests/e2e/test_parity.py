@@ -11,9 +11,10 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
-from tests.support import texts
+from tests.support import processes, texts
 from tests.support.checkpoints import BGE_LARGE, write_checkpoint
 from tests.support.reference import Reference, cosine
 from tests.support.server import RunningServer, running_server
@@ -41,14 +42,14 @@ class Case:
 class Served:
     """A server, the reference for its checkpoint, and how near the two must be."""
 
-    base_url: str
+    server: RunningServer
     model: str
     reference: Reference
     case: Case
 
     def embed(self, inputs: list[str]) -> tuple[np.ndarray, int]:
         body = {"model": self.model, "input": inputs}
-        reply = httpx.post(f"{self.base_url}/v1/embeddings", json=body, timeout=300)
+        reply = httpx.post(f"{self.server.base_url}/v1/embeddings", json=body, timeout=300)
         assert reply.status_code == 200, reply.text
         vectors = np.array([item["embedding"] for item in reply.json()["data"]], np.float32)
         return vectors, reply.json()["usage"]["prompt_tokens"]
@@ -124,7 +125,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     folder = request.getfixturevalue(case.folder)
     with case.start(request, folder) as server:
         model = httpx.get(f"{server.base_url}/v1/models").json()["data"][0]["id"]
-        yield Served(server.base_url, model, Reference(folder, case.reference_device), case)
+        yield Served(server, model, Reference(folder, case.reference_device), case)
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +177,14 @@ def test_shared_prefixes_in_either_order(served: Served) -> None:
     inputs = [*texts.sharing_a_prefix(), *reversed(texts.sharing_a_prefix())]
     vectors, _ = served.embed(inputs)
     served.assert_equal(inputs, vectors, served.reference.vectors(inputs))
+
+
+@pytest.mark.parametrize("served", params(SGLANG, pytest.mark.sglang), indirect=True, scope="module")
+def test_the_worker_itself_answers_nobody_else(served: Served) -> None:
+    """What has it ask for a secret reaches into SGLang, which differs from version to version."""
+    (worker,) = processes.workers(served.server)
+    port = worker.cmdline()[worker.cmdline().index("--port") + 1]
+    assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 401
+    tree = [worker, *worker.children(recursive=True)]
+    listening = [one.laddr.ip for each in tree for one in each.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    assert set(listening) == {"127.0.0.1"}

@@ -22,7 +22,16 @@ from transformers import AutoConfig, AutoModel, BertConfig
 
 from launcher.engines.base import Batch
 from launcher.engines.sglang.plugin import attention
-from launcher.engines.sglang.plugin.hooks import EVENT_LOOP, LAUNCH_DETOKENIZER, TESTED_SGLANG, register, untested_reason
+from launcher.engines.sglang.plugin.hooks import (
+    ADD_KEY_CHECK,
+    EVENT_LOOP,
+    LAUNCH_DETOKENIZER,
+    MEET_OTHERS,
+    PREPARE_ARGS,
+    TESTED_SGLANG,
+    register,
+    untested_reason,
+)
 from launcher.engines.sglang.plugin.models.bert import BertModel, checkpoint_name
 from tests.support.checkpoints import write_checkpoint
 from tests.unit.test_packaging import SGLANG
@@ -253,8 +262,8 @@ def test_an_untested_sglang_is_refused_by_name_unless_allowed() -> None:
 @pytest.mark.parametrize(
     ("version", "batches", "child", "hooked"),
     [
-        (TESTED_SGLANG[-1], "ipc:///run/worker-0", False, [LAUNCH_DETOKENIZER]),
-        (TESTED_SGLANG[-1], "ipc:///run/worker-0", True, [EVENT_LOOP]),
+        (TESTED_SGLANG[-1], "ipc:///run/worker-0", False, [PREPARE_ARGS, ADD_KEY_CHECK, LAUNCH_DETOKENIZER]),
+        (TESTED_SGLANG[-1], "ipc:///run/worker-0", True, [MEET_OTHERS, EVENT_LOOP]),
         (TESTED_SGLANG[-1], None, False, []),
         ("0.4.0", None, False, []),
     ],

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from hmac import compare_digest
 from typing import Any
 
@@ -28,10 +27,13 @@ def set_key(server_args: Any, *given: Any, **named: Any) -> None:
     """After SGLang read its command line: ask for this start's secret, unless the operator named a key there."""
     # Out of the environment, so that the processes that SGLang starts do not inherit it.
     secret = Secret(os.environ.pop(KEY_VARIABLE))
-    if server_args.api_key is None:
-        # SGLang 0.5.17 takes no setting any more by now, and so goes without a key.
-        with suppress(AttributeError):
-            server_args.api_key = secret
+    if server_args.api_key is not None:
+        return
+    if hasattr(server_args, "override"):
+        # SGLang 0.5.17 closed its settings by now but for this door.
+        server_args.override("sgl-embed", api_key=secret)
+    else:
+        server_args.api_key = secret
 
 
 def guard_all(add: Callable[..., None], app: Any, *, api_key: str | None, admin_api_key: str | None) -> None:
