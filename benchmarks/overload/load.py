@@ -179,10 +179,14 @@ class Load:
 
 
 def capacity(answered: Sequence[tuple[float, float, int]], seconds: float) -> float:
-    """Requests a second that were answered with 200, without the first fifth of the time, in which batches grow."""
+    """Requests a second that were answered with 200, without the first fifth of the time, in which batches grow.
+
+    The slope of their number over time: answers come by the batch, of which a whole number seldom fits the time.
+    """
     begin = min(due for due, _, _ in answered)
     since, until = begin + seconds / 5, begin + seconds
-    return sum(status == 200 and since <= due + took < until for due, took, status in answered) / (until - since)
+    ended = sorted(due + took for due, took, status in answered if status == 200 and since <= due + took < until)
+    return float(np.polyfit(ended, np.arange(len(ended)), 1)[0])
 
 
 def main(mode: str, port: str, *rest: str) -> None:

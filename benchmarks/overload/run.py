@@ -27,7 +27,7 @@ class Schedule:
     """Seconds of each part; ``clients`` of the closed loop, enough to fill batches while others are on their way."""
 
     overload_s: float
-    capacity_s: float = 10.0
+    capacity_s: float = 20.0
     calm_s: float = 10.0
     clients: int = 128
 
@@ -40,7 +40,7 @@ async def observe(server: Server, schedule: Schedule, max_wait_s: float, rows_fi
     idle_mb = server.memory_mb()[1]
     begins, rows, seen = await overload(server, first, schedule, rows_file)
     # A machine is not equally fast all the time.
-    capacity = max(first, await measure_capacity(server, schedule))
+    capacity = (first + await measure_capacity(server, schedule)) / 2
     load_s = own_s() - own_before
     other_s = busy_s() - busy_before - (server.cpu_s() - server_before) - load_s
     _, begin, end, _ = begins

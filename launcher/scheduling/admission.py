@@ -19,10 +19,11 @@ MAX_RETRY_AFTER_S = 60.0
 
 class Admission:
     """Counts the tokens that wait or run; refuses what would make them more than ``max_tokens``, what would wait longer than
-    ``max_wait_s`` at the engine's speed, and what would not be finished by its own deadline.
+    ``max_wait_s`` at the engine's speed, and what would not be finished by its own deadline. A query (what fits
+    ``max_batch_tokens``) waits until its batch is done, bulk until its first batch begins.
 
     A request waits for what goes before it, and is never refused for its own size: what comes while nothing is in flight is
-    admitted, and a query (what fits ``max_batch_tokens``) does not wait while no other query is. Until the engine's speed is
+    admitted, and a query does not wait while no other query is. Until the engine's speed is
     known, from a batch of some size, only ``max_tokens`` counts.
 
     ``on_change`` is told each new count of tokens, ``clock`` is that of the deadlines.
@@ -78,14 +79,16 @@ class Admission:
         excess = self.tokens_in_flight + tokens - self._max_tokens
         if excess > 0:
             raise Overloaded(retry_after_s(excess / speed))
-        wait_s = self._tokens_before(tokens, speed) / speed
-        if not wait_s:
+        before = self._tokens_before(tokens, speed)
+        if not before:
             return
+        begin_s = before / speed
+        wait_s = begin_s + self._longest_batch(tokens) / speed
         if wait_s > self._max_wait_s:
             raise Overloaded(retry_after_s(wait_s - self._max_wait_s))
         latest_s = latest_begin_s(deadline - self._clock(), tokens / speed)
-        if wait_s > latest_s:
-            raise Overloaded(retry_after_s(wait_s - latest_s), "it would not be finished before its deadline")
+        if begin_s > latest_s:
+            raise Overloaded(retry_after_s(begin_s - latest_s), "it would not be finished before its deadline")
 
     def _tokens_before(self, tokens: int, speed: float) -> float:
         """What the engine computes before a request of ``tokens`` has its first batch."""
@@ -97,6 +100,10 @@ class Admission:
         # Bulk has a batch under way, and one more each time it has waited long enough.
         turns = 1 + self._query_tokens / speed // MAX_BULK_WAIT_S
         return self._query_tokens + min(bulk, turns * self._max_batch_tokens)
+
+    def _longest_batch(self, tokens: int) -> int:
+        """The tokens of a query's batch, if as many queries come after it as are before it; of bulk only the beginning counts."""
+        return min(self._query_tokens, self._max_batch_tokens) if tokens <= self._max_batch_tokens else 0
 
     def _count(self, tokens: int) -> None:
         self.tokens_in_flight += tokens

@@ -72,4 +72,4 @@ def test_recovery_ends_with_the_last_bad_window():
 
 def test_capacity_leaves_out_the_beginning_and_what_was_refused():
     answered = [(float(at), 0.5, 200) for at in range(100)] + [(float(at), 0.1, 429) for at in range(100)]
-    assert capacity(answered, 100.0) == 1.0
+    assert capacity(answered, 100.0) == pytest.approx(1.0)
