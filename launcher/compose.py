@@ -11,11 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from launcher.cache.base import Level
 from launcher.cache.memory import MemoryCache
 from launcher.cache.redis import RedisCache
+from launcher.config.schema import Server
 from launcher.embedding.model import ServedModel
 from launcher.embedding.selftest import canary, self_test
 from launcher.embedding.service import EmbeddingService
@@ -23,9 +25,11 @@ from launcher.embedding.tokens import Tokenizer
 from launcher.embedding.vectors import VectorSource
 from launcher.engines.base import Engine
 from launcher.engines.sglang.engine import SglangEngine
+from launcher.gateway.access import AccessLog
 from launcher.gateway.app import build_app
 from launcher.gateway.auth import KeyCheck
 from launcher.gateway.body import Limits
+from launcher.gateway.door import Door
 from launcher.gateway.held import HeldBytes
 from launcher.gateway.keys import Keys
 from launcher.gateway.openapi import openapi_document
@@ -42,9 +46,6 @@ from launcher.scheduling.encoder import DeduplicatingEncoder, Encoder, SeparateE
 from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.telemetry.hooks import ProcessHooks
 from launcher.telemetry.metrics import CONTENT_TYPE, Metrics, ProcessMetrics, Registry
-
-# What a request of more than this takes to read and parse is not worth what a full queue could answer of it from the cache.
-LOOKED_UP_BYTES = 64 << 10
 
 
 class Keeper(Protocol):
@@ -66,6 +67,7 @@ class Reloadable(Protocol):
 @dataclass(frozen=True, slots=True)
 class Parts:
     app: ASGIApp
+    door: Door
     readiness: Readiness
     faults: tuple[Source, ...]
     pauses: tuple[Source, ...]
@@ -112,6 +114,48 @@ def build_gateway(
         folder=metrics_folder,
     )
     keys = KeyCheck(secrets.keys, metrics, server.processes) if secrets.keys else None
+    admission, batcher, encoder = build_scheduling(plan, engine, metrics)
+    memory, redis = memory_cache(plan), redis_cache(plan, model, secrets.redis_url)
+    levels: list[Level] = [level for level in (memory, redis) if level]
+    service = EmbeddingService(
+        model=model,
+        tokenizer=tokenizer,
+        vectors=VectorSource(levels, encoder),
+        hooks=metrics,
+        truncate=server.truncate,
+        max_tokens_per_request=server.max_tokens_per_request,
+    )
+    access = AccessLog()
+    return Parts(
+        app=build_app(
+            build_routes(server, model, service, readiness, metrics),
+            fingerprint=model.fingerprint,
+            keys=keys,
+            allowed_origins=server.cors.allow_origins,
+            access=access,
+        ),
+        door=Door(
+            admission,
+            readiness,
+            keys,
+            metrics,
+            access,
+            model.fingerprint,
+            caches=bool(levels),
+            cors=bool(server.cors.allow_origins),
+        ),
+        readiness=readiness,
+        faults=tuple(part.unready_reason for part in (batcher, redis) if part),
+        pauses=(engine.unready_reason,),
+        batcher=batcher,
+        redis=redis or nullcontext(),
+        keeper=keeper,
+        model=model,
+        reloadable={"API keys": keys},
+    )
+
+
+def build_scheduling(plan: Plan, engine: Engine, metrics: Metrics) -> tuple[Admission, Batcher, Encoder]:
     admission = Admission(
         plan.queue_tokens,
         max_wait_s=plan.config.queue.max_wait_s,
@@ -124,19 +168,14 @@ def build_gateway(
         metrics.batch(inputs, tokens, seconds)
 
     batcher = Batcher(engine, on_batch=on_batch)
-    encoder: Encoder = SeparateEncoder(admission, batcher)
     if plan.config.cache.deduplicate:
-        encoder = DeduplicatingEncoder(admission, batcher, max_batch_tokens=engine.max_batch_tokens)
-    memory, redis = memory_cache(plan), redis_cache(plan, model, secrets.redis_url)
-    levels: list[Level] = [level for level in (memory, redis) if level]
-    service = EmbeddingService(
-        model=model,
-        tokenizer=tokenizer,
-        vectors=VectorSource(levels, encoder),
-        hooks=metrics,
-        truncate=server.truncate,
-        max_tokens_per_request=server.max_tokens_per_request,
-    )
+        return admission, batcher, DeduplicatingEncoder(admission, batcher, max_batch_tokens=engine.max_batch_tokens)
+    return admission, batcher, SeparateEncoder(admission, batcher)
+
+
+def build_routes(
+    server: Server, model: ServedModel, service: EmbeddingService, readiness: Readiness, metrics: Metrics
+) -> list[BaseRoute]:
     inference = InferenceRoutes(
         model=model,
         service=service,
@@ -144,25 +183,14 @@ def build_gateway(
         hooks=metrics,
         held=HeldBytes(server.max_held_mb << 20),
         parser=Parser(max_inputs=server.max_inputs_per_request, max_tokens=server.max_tokens_per_request),
-        check_room=admission.check_room,
-        looked_up_bytes=LOOKED_UP_BYTES if levels else 0,
         limits=Limits(server.max_body_mb << 20, server.request_timeout_s, server.max_request_timeout_s),
     )
-    app = build_app(
-        [
-            *inference.routes(),
-            *ModelRoutes(model).routes(),
-            *OpsRoutes(readiness, metrics.render, CONTENT_TYPE).routes(),
-            *DocsRoutes(openapi_document(model, version("sgl-embed"))).routes(),
-        ],
-        fingerprint=model.fingerprint,
-        keys=keys,
-        allowed_origins=server.cors.allow_origins,
-    )
-    faults = tuple(part.unready_reason for part in (batcher, redis) if part)
-    return Parts(
-        app, readiness, faults, (engine.unready_reason,), batcher, redis or nullcontext(), keeper, model, {"API keys": keys}
-    )
+    return [
+        *inference.routes(),
+        *ModelRoutes(model).routes(),
+        *OpsRoutes(readiness, metrics.render, CONTENT_TYPE).routes(),
+        *DocsRoutes(openapi_document(model, version("sgl-embed"))).routes(),
+    ]
 
 
 def build_tokenizer(plan: Plan) -> Tokenizer:

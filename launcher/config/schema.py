@@ -170,8 +170,8 @@ class Server(Section, frozen=True):
 class Queue(Section, frozen=True):
     # Tokens waiting or running before new requests get 429; divided evenly among server.processes.
     max_tokens: PositiveInt = 500_000
-    # The longest wait for the engine, as reckoned from its speed; a request that would wait longer gets 429. What fits one batch
-    # waits until that is done, what does not until its first one begins.
+    # The longest wait for the engine, as reckoned from its speed; a request that would wait longer gets 429. What fits
+    # one batch waits until that is done, what does not until its first one begins.
     max_wait_s: Seconds = 5.0
 
 

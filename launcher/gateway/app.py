@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from launcher.gateway.access import AccessLog
 from launcher.gateway.auth import KeyCheck
 from launcher.gateway.errors import error_body, http_error_response
 from launcher.gateway.middleware import RequestContext, RequireKey
@@ -30,7 +31,12 @@ EXPOSED_HEADERS = (
 
 
 def build_app(
-    routes: Sequence[BaseRoute], *, fingerprint: str, keys: KeyCheck | None, allowed_origins: Sequence[str]
+    routes: Sequence[BaseRoute],
+    *,
+    fingerprint: str,
+    keys: KeyCheck | None,
+    allowed_origins: Sequence[str],
+    access: AccessLog,
 ) -> ASGIApp:
     """``keys`` None: no key is asked for. CORS comes first, since a preflight carries no key."""
     app: ASGIApp = Dispatch(routes)
@@ -45,7 +51,7 @@ def build_app(
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )
-    return RequestContext(app, fingerprint)
+    return RequestContext(app, fingerprint, access)
 
 
 class Dispatch:

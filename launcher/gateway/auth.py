@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 
 from launcher.config.schema import KeyLimits
 from launcher.errors import RateLimited, Unauthorized
 from launcher.gateway.allowance import Allowance
 from launcher.gateway.keys import ApiKey, Keys
+from launcher.gateway.reply import Header
 from launcher.telemetry.hooks import Hooks
 
 UNLIMITED = float("inf")
@@ -65,7 +66,7 @@ class Caller:
 
 
 class KeyCheck:
-    """Finds who holds the key of an ``Authorization`` header.
+    """Finds who holds the key that a request carries.
 
     What the keys have of their limits is divided among ``processes``.
     """
@@ -83,8 +84,9 @@ class KeyCheck:
         self._keys.reload()
         self._use(self._keys.known)
 
-    def caller_of(self, authorization: bytes) -> Caller:
-        """For the header's value as it came. Raises ``Unauthorized``."""
+    def caller_of(self, headers: Iterable[Header]) -> Caller:
+        """By a request's ``Authorization``. Raises ``Unauthorized``."""
+        authorization = next((value for name, value in headers if name == b"authorization"), b"")
         scheme, _, key = authorization.partition(b" ")
         if scheme.lower() != b"bearer" or not key.strip():
             raise Unauthorized("an API key is needed here: send the header 'Authorization: Bearer <key>'")

@@ -32,14 +32,11 @@ EXPECTED_BYTES = 64 << 10
 class Endpoint:
     """An ASGI app: reads the body, has ``answer`` make a response of it by a deadline, and sends that.
 
-    Each request is counted once as offered and once as answered, whatever becomes of it. ``check_room(deadline)`` raises where
-    no request would be admitted: then only those of up to ``looked_up_bytes`` go on, since a cache may have what they ask for.
+    Each request is counted once as offered and once as answered, whatever becomes of it.
     """
 
     task: Task
     answer: Callable[[bytes, float], Awaitable[JsonReply]]
-    check_room: Callable[[float], None]
-    looked_up_bytes: int
     readiness: Readiness
     hooks: Hooks
     held: HeldBytes
@@ -53,8 +50,6 @@ class Endpoint:
         self.hooks.offered(self.task)
         try:
             head = read_head(scope["headers"], self.limits)
-            if head.length > self.looked_up_bytes:
-                self.check_room(asyncio.get_running_loop().time() + head.timeout_s)
             try:
                 async with asyncio.timeout(head.timeout_s) as deadline:
                     when = deadline.when()

@@ -48,12 +48,16 @@ class Readiness:
 
     def reason(self) -> str | None:
         """None when a new request would be answered at once, else why not."""
-        return self._refusal() or _first(self._pauses)
+        return self.refusal() or _first(self._pauses)
+
+    def refusal(self) -> str | None:
+        """None when a new request may begin, at least to wait, else why not."""
+        return self._phase_reason or _first(self._faults)
 
     @contextmanager
     def arriving(self) -> Iterator[None]:
         """Hold open while a body is read. Raises ``NotReady`` where no request may begin, or when a drain begins meanwhile."""
-        if reason := self._refusal():
+        if reason := self.refusal():
             raise NotReady(reason)
         task = asyncio.current_task()
         assert task
@@ -82,9 +86,6 @@ class Readiness:
     async def idle(self) -> None:
         """Return once no request is being answered."""
         await self._idle.wait()
-
-    def _refusal(self) -> str | None:
-        return self._phase_reason or _first(self._faults)
 
 
 def _first(sources: Sequence[Source]) -> str | None:

@@ -64,9 +64,13 @@ class Admission:
             self._bulk.remove(job)
         self._count(-job.tokens)
 
-    def check_room(self, deadline: float) -> None:
-        """Raises ``Overloaded`` where a single token would be refused."""
-        self._check(1, deadline)
+    def full(self) -> Overloaded | None:
+        """What a single token without a deadline would be refused with, if it would be."""
+        try:
+            self._check(1, math.inf)
+        except Overloaded as error:
+            return error
+        return None
 
     def observe(self, tokens: int, seconds: float, busy_s: float) -> None:
         """Learn from a finished batch, as ``EngineSpeed.observe`` does."""
@@ -102,7 +106,7 @@ class Admission:
         return self._query_tokens + min(bulk, turns * self._max_batch_tokens)
 
     def _longest_batch(self, tokens: int) -> int:
-        """The tokens of a query's batch, if as many queries come after it as are before it; of bulk only the beginning counts."""
+        """The tokens of a query's batch, if as many come after it as are before it. Of bulk only the beginning counts."""
         return min(self._query_tokens, self._max_batch_tokens) if tokens <= self._max_batch_tokens else 0
 
     def _count(self, tokens: int) -> None:

@@ -14,8 +14,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from launcher.errors import TooManyConnections
+from launcher.gateway.door import Door
+from launcher.gateway.errors import error_response
 from launcher.serve.accept import Acceptor
-from launcher.serve.protocol import Connections, HttpProtocol, Timeouts, refusal
+from launcher.serve.protocol import Connections, HttpProtocol, Timeouts, whole_reply
 from launcher.serve.tls import Certificate
 
 log = logging.getLogger("launcher.serve")
@@ -31,18 +33,21 @@ WARN_AGAIN_S = 60.0
 class HttpServer(uvicorn.Server):
     """When to stop is decided by ``run_server``, not by uvicorn's signal handlers."""
 
-    def __init__(self, app: ASGIApp, max_connections: int, timeouts: Timeouts, certificate: Certificate | None) -> None:
+    def __init__(
+        self, app: ASGIApp, door: Door, max_connections: int, timeouts: Timeouts, certificate: Certificate | None
+    ) -> None:
         super().__init__(
             uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False),
         )
         self.config.load()
         self.server_state: Connections = Connections()
+        self._door = door
         self._max_connections = max_connections
         self._timeouts = timeouts
         self._certificate = certificate
         self._acceptors: list[Acceptor] = []
         self._opening: set[asyncio.Task[Any]] = set()
-        self._refusal = refusal(TooManyConnections(max_connections), [])
+        self._refusal = whole_reply(error_response(TooManyConnections(max_connections)), [], close=True)
         self._warn_from = 0.0
 
     def take(self, connection: socket.socket) -> None:
@@ -52,7 +57,7 @@ class HttpServer(uvicorn.Server):
         elif len(self.server_state.connections) + len(self.server_state.arriving) >= self._max_connections:
             self._turn_away(connection)
         else:
-            protocol = HttpProtocol(self.config, self.server_state, self._timeouts)
+            protocol = HttpProtocol(self.config, self.server_state, self._door, self._timeouts)
             opening = asyncio.create_task(self._open(connection, protocol))
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import struct
 import termios
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httptools
@@ -15,8 +16,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from launcher.errors import HeadTimeout, HeadTooLarge, MalformedRequest, SglEmbedError
+from launcher.gateway.access import new_request_id
+from launcher.gateway.door import Door
 from launcher.gateway.errors import error_response
-from launcher.gateway.middleware import new_request_id
+from launcher.gateway.reply import Header, JsonReply
 
 log = logging.getLogger("launcher.access")
 
@@ -47,12 +50,24 @@ class Connections(ServerState):
         self.arriving: set[asyncio.Protocol] = set()
 
 
+class Answered:
+    """In the place of uvicorn's cycle of a connection's first request where that is answered at its head, so that the rest of
+    it is passed over."""
+
+    response_complete = True
+    more_body = False
+
+    def __init__(self) -> None:
+        self.message_event = asyncio.Event()
+
+
 class HttpProtocol(HttpToolsProtocol):
     """A client's part is bounded at every step; ``check`` is called every so often, which is cheaper than a timer each."""
 
-    def __init__(self, config: Config, state: Connections, timeouts: Timeouts) -> None:
+    def __init__(self, config: Config, state: Connections, door: Door, timeouts: Timeouts) -> None:
         super().__init__(config, state, app_state={})
         self._arriving = state.arriving
+        self._door = door
         self._timeouts = timeouts
         self._arriving.add(self)
         # When the head that is arriving in several pieces began, else when the connection was last in use.
@@ -62,6 +77,8 @@ class HttpProtocol(HttpToolsProtocol):
         # Of what surrounds a chunked body: sizes, extensions, trailers.
         self._framing_bytes = 0
         self._got_body = False
+        # Whether to close once the request has come whole, which was answered before.
+        self._last = False
         # Why nothing more is read.
         self._refusal: SglEmbedError | None = None
         # Bytes that the client had yet to take when it was last seen to take some, and when that was.
@@ -133,7 +150,20 @@ class HttpProtocol(HttpToolsProtocol):
                 raise HeadTooLarge(MAX_HEAD_BYTES)
         if len(self.pipeline) >= MAX_PIPELINED:
             raise MalformedRequest(f"more than {MAX_PIPELINED} requests were sent ahead of their replies")
-        super().on_headers_complete()
+        if self._answering() or not (reply := self._door.refuse(self.parser.get_method(), self.url, self.headers)):
+            super().on_headers_complete()
+            return
+        self.scope["method"] = "POST"
+        if self.cycle is None:
+            self.cycle = Answered()
+        self._last = self.expect_100_continue or not self.parser.should_keep_alive()
+        self._since = self.loop.time()
+        self.transport.write(whole_reply(reply, self.server_state.default_headers, close=self._last))
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self._last:
+            self.transport.close()
 
     def on_body(self, body: bytes) -> None:
         self._got_body = True
@@ -210,18 +240,20 @@ class HttpProtocol(HttpToolsProtocol):
     def _send_refusal(self, error: SglEmbedError) -> None:
         reply, request_id = error_response(error), new_request_id()
         log.info("refused %s: %d %s id=%s", self._peer(), reply.status_code, error, request_id.decode())
-        self.transport.write(refusal(error, [*self.server_state.default_headers, (b"x-request-id", request_id)]))
+        headers = [*self.server_state.default_headers, (b"x-request-id", request_id)]
+        self.transport.write(whole_reply(reply, headers, close=True))
         self.transport.close()
 
     def _peer(self) -> str:
         return "{}:{}".format(*self.client) if self.client else "a client"
 
 
-def refusal(error: SglEmbedError, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """A whole reply, for where there is no request."""
-    reply = error_response(error)
+def whole_reply(reply: JsonReply, headers: Sequence[Header], *, close: bool) -> bytes:
+    """As it is sent, for where no request was begun."""
     lines = [b"%b: %b\r\n" % header for header in (*headers, *reply.raw_headers) if header[0] != b"connection"]
-    return b"".join((STATUS_LINE[reply.status_code], *lines, b"connection: close\r\n\r\n", reply.body))
+    if close:
+        lines.append(b"connection: close\r\n")
+    return b"".join((STATUS_LINE[reply.status_code], *lines, b"\r\n", reply.body))
 
 
 def why(error: httptools.HttpParserError) -> str:

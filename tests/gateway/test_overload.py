@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from time import monotonic
 
 import httpx
 import pytest
 
+from tests.support.full_queue import LONG_INPUT, SMALL_QUEUE, full_queue, wait_for_tokens
+from tests.support.raw import connect
 from tests.support.server import RunningServer, running_server
-from tests.support.texts import all_different
 
-ARGUMENTS = ("--engine", "openvino", "--set", "engine.dtype=float32", "--set", "engine.openvino.threads=1")
 MODEL = "tiny-zh"
 HEAD = "POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-# 290,000 tokens take seconds.
-LONG_WORK = {"model": MODEL, "input": all_different(580, 500)}
 HUGE = 16 << 20
 BIG_BODIES = {
     "lists": b'{"model":"tiny-zh","input":[' + b",".join([b"[7]"] * ((HUGE - 100) // 4)) + b"]}",
@@ -31,7 +27,7 @@ BIG_BODIES = {
 
 @pytest.fixture(scope="module")
 def server(tiny_checkpoint) -> Iterator[RunningServer]:
-    arguments = ("--model", str(tiny_checkpoint), *ARGUMENTS, "--set", "queue.max_tokens=1000", "--set", "cache.memory_mb=1")
+    arguments = ("--model", str(tiny_checkpoint), *SMALL_QUEUE, "--set", "cache.memory_mb=1")
     with running_server(*arguments) as server:
         yield server
 
@@ -47,35 +43,8 @@ def embed(client: httpx.Client, value: object, timeout_ms: object = None) -> htt
     return client.post("/v1/embeddings", json={"model": MODEL, "input": value}, headers=headers)
 
 
-def tokens_in_flight(client: httpx.Client) -> float:
-    return float(client.get("/metrics").text.partition("\nembedding_tokens_in_flight ")[2].partition("\n")[0])
-
-
-def connect(server: RunningServer) -> socket.socket:
-    host, port = server.base_url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
-
-
-@contextmanager
-def full_queue(server: RunningServer, client: httpx.Client) -> Iterator[None]:
-    """Until the end of the block a long request is in flight; then its client leaves."""
-    body = json.dumps(LONG_WORK).encode()
-    with connect(server) as busy:
-        busy.sendall((HEAD % len(body)).encode() + body)
-        wait_for_tokens(client, some=True)
-        yield
-        assert tokens_in_flight(client)
-    wait_for_tokens(client, some=False)
-
-
-def wait_for_tokens(client: httpx.Client, *, some: bool) -> None:
-    deadline = monotonic() + 30
-    while bool(tokens_in_flight(client)) != some:
-        assert monotonic() < deadline
-
-
-def test_a_request_may_ask_for_less_time(client):
-    refused = embed(client, LONG_WORK["input"], timeout_ms=50)
+def test_a_request_may_ask_for_less_time(server, client):
+    refused = embed(client, LONG_INPUT, timeout_ms=50)
     assert refused.status_code == 504
     assert refused.json()["error"] == {
         "message": "the request was not finished within 0.05 s",
@@ -83,7 +52,7 @@ def test_a_request_may_ask_for_less_time(client):
         "param": None,
         "code": "deadline_exceeded",
     }
-    wait_for_tokens(client, some=False)
+    wait_for_tokens(server, some=False)
     assert embed(client, "好", timeout_ms=600_000).status_code == 200
 
 
@@ -98,7 +67,7 @@ def test_a_deadline_that_is_none_is_refused(client, value):
 
 def test_a_full_queue_still_answers_what_the_cache_has(server, client):
     assert embed(client, "记得").status_code == 200
-    with full_queue(server, client):
+    with full_queue(server):
         assert embed(client, "没见过").status_code == 429
         known = embed(client, "记得")
         assert (known.status_code, known.headers["x-cache"]) == (200, "hit")
@@ -107,7 +76,7 @@ def test_a_full_queue_still_answers_what_the_cache_has(server, client):
 
 def test_a_full_queue_refuses_a_large_body_before_it_is_sent(server, client):
     body = json.dumps({"model": MODEL, "input": "好" * 100_000}).encode()
-    with full_queue(server, client), connect(server) as connection:
+    with full_queue(server), connect(server) as connection:
         connection.sendall((HEAD % len(body)).encode())
         reply = connection.recv(1 << 16)
         assert reply.startswith(b"HTTP/1.1 429 ")
@@ -118,9 +87,9 @@ def test_a_full_queue_refuses_a_large_body_before_it_is_sent(server, client):
 
 
 def test_without_a_cache_a_full_queue_refuses_before_it_reads_and_tells_how_often(tiny_checkpoint):
-    arguments = ("--model", str(tiny_checkpoint), *ARGUMENTS, "--set", "queue.max_tokens=1000")
+    arguments = ("--model", str(tiny_checkpoint), *SMALL_QUEUE)
     with running_server(*arguments) as server, httpx.Client(base_url=server.base_url, timeout=60) as client:
-        with full_queue(server, client), connect(server) as connection:
+        with full_queue(server), connect(server) as connection:
             connection.sendall((HEAD % 60).encode())
             assert connection.recv(1 << 16).startswith(b"HTTP/1.1 429 ")
             assert server.wait_line(re.compile(r"refused with 429 in the last second: (\d+) requests"), 10)[1] == "1"

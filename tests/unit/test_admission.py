@@ -136,15 +136,16 @@ async def test_what_takes_longer_than_its_deadline_by_itself_must_only_begin_in_
     assert refusal(admission_holding(bulk(600)), bulk(10_000), deadline=5.0).retry_after_s == 1
 
 
-async def test_room_is_what_a_single_token_needs():
+async def test_full_is_where_a_single_token_would_be_refused():
     admission = admission_with()
-    admission.check_room(math.inf)
+    assert admission.full() is None
     for _ in range(9):
         admission.admit(job(100))
-    admission.check_room(math.inf)
+    assert admission.full() is None
     admission.admit(job(1))
-    with pytest.raises(Overloaded):
-        admission.check_room(math.inf)
+    refused = admission.full()
+    assert refused
+    assert refused.retry_after_s == 1
 
 
 def speed_after(*batches: tuple[int, float]) -> float | None:

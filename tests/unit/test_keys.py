@@ -11,7 +11,7 @@ import pytest
 from launcher.config.schema import KeyLimits
 from launcher.errors import ConfigError, RateLimited, Unauthorized
 from launcher.gateway.allowance import Allowance
-from launcher.gateway.auth import KeyCheck
+from launcher.gateway.auth import Caller, KeyCheck
 from launcher.gateway.keys import ApiKey, Keys
 
 
@@ -61,13 +61,16 @@ class Checked:
     def ask(self, key: str = "sk-1") -> float:
         """How long a request has to wait; 0 where it was let in."""
         try:
-            self.check.caller_of(f"Bearer {key}".encode()).begin()
+            self.caller(f"Bearer {key}".encode()).begin()
         except RateLimited as error:
             return error.retry_after_s
         return 0.0
 
+    def caller(self, authorization: bytes) -> Caller:
+        return self.check.caller_of([(b"accept", b"*/*"), (b"authorization", authorization)])
+
     def spend(self, tokens: int, key: str = "sk-1") -> None:
-        self.check.caller_of(f"Bearer {key}".encode()).spend(tokens)
+        self.caller(f"Bearer {key}".encode()).spend(tokens)
 
 
 def limited(requests: int | None = None, tokens: int | None = None, key: str = "sk-1") -> ApiKey:
@@ -155,21 +158,21 @@ def test_nothing_that_is_printed_shows_a_key(file: Path) -> None:
 
 
 def test_a_header_names_its_caller() -> None:
-    check = Checked({"search": ApiKey("sk-1"), "batch": ApiKey("sk-2"), "école": ApiKey("clé")}).check
-    assert check.caller_of(b"Bearer sk-2").name == "batch"
-    assert check.caller_of(b"bearer  sk-1 ").name == "search"
-    assert check.caller_of("Bearer clé".encode()).name == "école"
+    checked = Checked({"search": ApiKey("sk-1"), "batch": ApiKey("sk-2"), "école": ApiKey("clé")})
+    assert checked.caller(b"Bearer sk-2").name == "batch"
+    assert checked.caller(b"bearer  sk-1 ").name == "search"
+    assert checked.caller("Bearer clé".encode()).name == "école"
     for header in (b"", b"Bearer", b"Bearer ", b"Basic sk-1", b"sk-1", b"Bearer sk-3", b"Bearer sk-1x", b"Bearer \xff"):
         with pytest.raises(Unauthorized):
-            check.caller_of(header)
+            checked.caller(header)
 
 
 def test_other_keys_take_the_place_of_the_first() -> None:
     checked = Checked({"a": ApiKey("sk-1"), "b": ApiKey("sk-2")})
     checked.reload({"b": ApiKey("sk-2"), "c": ApiKey("sk-3")})
-    assert checked.check.caller_of(b"Bearer sk-3").name == "c"
+    assert checked.caller(b"Bearer sk-3").name == "c"
     with pytest.raises(Unauthorized):
-        checked.check.caller_of(b"Bearer sk-1")
+        checked.caller(b"Bearer sk-1")
     assert checked.told.names == ["a", "b", "b", "c"]
 
 
@@ -208,7 +211,7 @@ def test_tokens_are_owed_and_come_back() -> None:
 )
 def test_the_limit_that_takes_longer_is_named(used: int, message: str) -> None:
     checked = Checked({"a": limited(requests=1, tokens=6000)})
-    caller = checked.check.caller_of(b"Bearer sk-1")
+    caller = checked.caller(b"Bearer sk-1")
     caller.begin()
     caller.spend(used)
     with pytest.raises(RateLimited, match=message):

@@ -30,8 +30,6 @@ class InferenceRoutes:
         hooks: Hooks,
         held: HeldBytes,
         parser: Parser,
-        check_room: Callable[[float], None],
-        looked_up_bytes: int,
         limits: Limits,
     ) -> None:
         self._model = model
@@ -40,14 +38,12 @@ class InferenceRoutes:
         self._hooks = hooks
         self._held = held
         self._parser = parser
-        self._check_room = check_room
-        self._looked_up_bytes = looked_up_bytes
         self._limits = limits
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/embeddings", self._endpoint("embeddings", self._embeddings, self._check_room), methods=["POST"]),
-            Route("/tokenize", self._endpoint("tokenize", self._tokenize, always_room), methods=["POST"]),
+            Route("/v1/embeddings", self._endpoint("embeddings", self._embeddings), methods=["POST"]),
+            Route("/tokenize", self._endpoint("tokenize", self._tokenize), methods=["POST"]),
         ]
 
     async def _embeddings(self, body: bytes, deadline: float) -> JsonReply:
@@ -65,14 +61,8 @@ class InferenceRoutes:
         tokenized = await self._service.tokenize(inputs, role, request.truncate)
         return JsonReply(tokenize_body(tokenized, self._model.name))
 
-    def _endpoint(
-        self, task: Task, answer: Callable[[bytes, float], Awaitable[JsonReply]], check_room: Callable[[float], None]
-    ) -> Endpoint:
-        return Endpoint(task, answer, check_room, self._looked_up_bytes, self._readiness, self._hooks, self._held, self._limits)
-
-
-def always_room(deadline: float) -> None:
-    """Of what needs no engine."""
+    def _endpoint(self, task: Task, answer: Callable[[bytes, float], Awaitable[JsonReply]]) -> Endpoint:
+        return Endpoint(task, answer, self._readiness, self._hooks, self._held, self._limits)
 
 
 def role_of(request: EmbeddingsRequest | TokenizeRequest, model: ServedModel) -> Role | None:
