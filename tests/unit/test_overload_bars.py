@@ -64,10 +64,12 @@ def test_what_is_answered_after_the_end_is_no_goodput():
     assert goodput(rows(0, 10, 10, 5.0, 200), 0.0, 10.0) == pytest.approx(5, abs=0.1)
 
 
-def test_recovery_ends_with_the_last_bad_window():
+def test_recovery_ends_with_the_last_slow_window_before_a_second_and_a_half_of_normal_ones():
     assert recovery_s(GOOD) == 0
-    slow = rows(71.0, 71.4, 20, 1.0, 200)
-    assert recovery_s(replace(GOOD, after=np.concatenate([rows(70, 71, 20, 0.02, 200), slow]))) == 1.5
+    normal, slow = rows(70, 71, 20, 0.02, 200), rows(71.0, 71.4, 20, 1.0, 200)
+    assert recovery_s(replace(GOOD, after=np.concatenate([normal, slow]))) == 1.5
+    later = rows(73.0, 73.4, 20, 1.0, 200)
+    assert recovery_s(replace(GOOD, after=np.concatenate([normal, slow, rows(71.5, 73, 20, 0.02, 200), later]))) == 1.5
 
 
 def test_capacity_leaves_out_the_beginning_and_what_was_refused():
