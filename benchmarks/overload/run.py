@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.machine import busy_s, own_s
 from benchmarks.overload.bars import Observed, Rows
-from benchmarks.overload.watch import Seen, watch
+from benchmarks.overload.watch import watching
 from benchmarks.server import ContenderFailed, Server
 
 FACTOR = 5.0
@@ -35,12 +35,14 @@ class Schedule:
 async def observe(server: Server, schedule: Schedule, max_wait_s: float, rows_file: Path) -> Observed:
     """Raises ``ContenderFailed`` where the load could not be made."""
     began, busy_before, own_before, server_before = time.monotonic(), busy_s(), own_s(), server.cpu_s()
-    await measure_capacity(server, schedule)
-    first = await measure_capacity(server, schedule)
-    idle_mb = server.memory_mb()[1]
-    begins, rows, seen = await overload(server, first, schedule, rows_file)
-    # A machine is not equally fast all the time.
-    capacity = (first + await measure_capacity(server, schedule)) / 2
+    # Probes cost something too, so they are sent all the time.
+    async with watching(server) as seen:
+        await measure_capacity(server, schedule)
+        first = await measure_capacity(server, schedule)
+        idle_mb = server.memory_mb()[1]
+        begins, rows = await overload(server, first, schedule, rows_file)
+        # A machine is not equally fast all the time.
+        capacity = (first + await measure_capacity(server, schedule)) / 2
     load_s = own_s() - own_before
     other_s = busy_s() - busy_before - (server.cpu_s() - server_before) - load_s
     _, begin, end, _ = begins
@@ -68,18 +70,12 @@ async def measure_capacity(server: Server, schedule: Schedule) -> float:
     return float(lines[-1])
 
 
-async def overload(server: Server, capacity: float, schedule: Schedule, rows_file: Path) -> tuple[list[float], Rows, Seen]:
-    """When each phase began and the last ended, a row for each request, and what was seen meanwhile."""
+async def overload(server: Server, capacity: float, schedule: Schedule, rows_file: Path) -> tuple[list[float], Rows]:
+    """When each phase began and the last ended, and a row for each request."""
     rates = [(CALM, schedule.calm_s), (FACTOR, schedule.overload_s), (CALM, schedule.calm_s)]
     phases = [f"{factor * capacity}:{seconds}" for factor, seconds in rates]
-    done = asyncio.Event()
-    watching = asyncio.create_task(watch(server, done))
-    try:
-        lines = await run_load(("open", str(server.port), str(rows_file), *phases), sum(seconds for _, seconds in rates))
-    finally:
-        done.set()
-        seen = await watching
-    return [float(line) for line in lines], np.load(rows_file), seen
+    lines = await run_load(("open", str(server.port), str(rows_file), *phases), sum(seconds for _, seconds in rates))
+    return [float(line) for line in lines], np.load(rows_file)
 
 
 async def run_load(arguments: tuple[str, ...], seconds: float) -> list[bytes]:

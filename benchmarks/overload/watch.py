@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from benchmarks.server import Server
@@ -23,9 +24,10 @@ class Seen:
     memory_mb: list[tuple[float, float]] = field(default_factory=list)
 
 
-async def watch(server: Server, done: asyncio.Event) -> Seen:
-    """Until ``done``. Each probe has a connection of its own, as an orchestrator's has."""
-    seen = Seen()
+@asynccontextmanager
+async def watching(server: Server) -> AsyncIterator[Seen]:
+    """Until the end of the block. Each probe has a connection of its own, as an orchestrator's has."""
+    seen, done = Seen(), asyncio.Event()
 
     def weigh() -> None:
         seen.memory_mb.append((time.monotonic(), server.memory_mb()[1]))
@@ -38,7 +40,10 @@ async def watch(server: Server, done: asyncio.Event) -> Seen:
     async with asyncio.TaskGroup() as group:
         group.create_task(repeat(probe_all, PROBE_INTERVAL_S, done))
         group.create_task(repeat(lambda: asyncio.to_thread(weigh), WEIGH_INTERVAL_S, done))
-    return seen
+        try:
+            yield seen
+        finally:
+            done.set()
 
 
 async def repeat(action: Callable[[], object], interval_s: float, done: asyncio.Event) -> None:

@@ -17,6 +17,7 @@ from benchmarks.bodies import MODEL_NAME, request_body
 from benchmarks.contenders import environment_of
 from benchmarks.overload.bars import BY_CONTRACT
 from benchmarks.overload.run import Schedule, measure_capacity, overload
+from benchmarks.overload.watch import watching
 from benchmarks.server import Server, free_port, running
 from tests.support.checkpoints import Shape, write_checkpoint
 
@@ -55,7 +56,9 @@ def tokens_in_flight(server: Server) -> float:
 
 def test_an_overloaded_server_answers_what_it_can_and_refuses_the_rest(server: Server, tmp_path: Path) -> None:
     async def run() -> tuple[list[float], np.ndarray, dict[str, list[tuple[float, float | None]]]]:
-        begins, rows, seen = await overload(server, await measure_capacity(server, SCHEDULE), SCHEDULE, tmp_path / "rows.npy")
+        capacity = await measure_capacity(server, SCHEDULE)
+        async with watching(server) as seen:
+            begins, rows = await overload(server, capacity, SCHEDULE, tmp_path / "rows.npy")
         return begins, rows, seen.probes
 
     (_, begin, end, _), rows, probes = asyncio.run(run())
