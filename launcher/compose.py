@@ -44,6 +44,7 @@ from launcher.scheduling.admission import Admission
 from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.encoder import DeduplicatingEncoder, Encoder, SeparateEncoder
 from launcher.supervisor.supervisor import Supervisor, worker_names
+from launcher.supervisor.worker import Upkeep
 from launcher.telemetry.hooks import ProcessHooks
 from launcher.telemetry.metrics import CONTENT_TYPE, Metrics, ProcessMetrics, Registry
 
@@ -213,16 +214,15 @@ def build_engine(plan: Plan, tokenizer: Tokenizer, hooks: ProcessHooks) -> tuple
         )
         return in_process, InProcess(in_process, test)
     workers = SglangEngine(max_batch_tokens=plan.max_batch_tokens, workers=len(plan.workers))
-    supervisor = Supervisor(
-        plan.workers,
-        workers,
-        test,
+    upkeep = Upkeep(
+        engine=workers,
+        self_test=test,
         canary=canary(tokenizer),
         hooks=hooks,
         start_timeout_s=plan.config.engine.sglang.start_timeout_s,
         hang_timeout_s=plan.config.engine.sglang.hang_timeout_s,
     )
-    return workers, supervisor
+    return workers, Supervisor(plan.workers, upkeep)
 
 
 def memory_cache(plan: Plan) -> MemoryCache | None:

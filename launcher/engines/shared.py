@@ -47,14 +47,13 @@ class SharedEngine:
 
     async def _run(self, batch: Batch) -> Vectors:
         """Raises ``NotReady`` where the whole engine is not, or where one worker after the other goes just then."""
-        for _ in range(TRIES):
+        for tries_left in reversed(range(TRIES)):
             try:
                 return await self._engine.run(batch)
-            except NotReady as error:
-                reason = error
-                if self._engine.unready_reason():
-                    break
-        raise reason
+            except NotReady:
+                if not tries_left or self._engine.unready_reason():
+                    raise
+        raise AssertionError("not reached")
 
     async def _answer(self, number: bytes, frames: Sequence[bytes]) -> Sequence[bytes | memoryview]:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from launcher.errors import Overloaded, RateLimited, Unauthorized
+from launcher.errors import RateLimited, Unauthorized
 from launcher.gateway.access import AccessLog, request_id_of
 from launcher.gateway.auth import Caller, KeyCheck
 from launcher.gateway.errors import error_response
@@ -20,7 +20,7 @@ LOOKED_UP_BYTES = 64 << 10
 
 
 class Door:
-    """Turns away who asks for embeddings while no request would be admitted.
+    """Turns away who asks for embeddings while no query would be admitted.
 
     Under an overload that is most of what comes, on the CPU that the engine may need itself. On the way through the gateway a
     refusal cost 0.3 ms beside OpenVINO (2-core Xeon, 2026-11-21): all of it is new to the processor's caches each time.
@@ -59,7 +59,7 @@ class Door:
             return None
         began = time.perf_counter()
         caller: Caller | None = None
-        reason: Overloaded | RateLimited = full
+        limited: JsonReply | None = None
         if self._keys:
             try:
                 caller = self._keys.caller_of(headers)
@@ -67,12 +67,12 @@ class Door:
             except Unauthorized:
                 return None
             except RateLimited as error:
-                reason = error
-        reply = error_response(reason)
+                limited = error_response(error)
+        reply = limited or error_response(full)
         request_id = request_id_of(headers)
         reply.raw_headers += [(b"x-request-id", request_id), (b"x-model-fingerprint", self._fingerprint)]
         seconds = time.perf_counter() - began
-        if reason is full:
+        if not limited:
             self._hooks.offered("embeddings")
             self._hooks.answered("embeddings", reply.status_code, seconds)
         key = caller.name if caller else None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from launcher.errors import Overloaded
-from launcher.scheduling.queue import MAX_BULK_WAIT_S, Job
+from launcher.scheduling.queue import MAX_BULK_WAIT_S, Job, is_bulk
 from launcher.scheduling.speed import EngineSpeed
 
 # Of the speed that was measured, what is counted on: refusing takes some of the CPU that an engine shares with HTTP.
@@ -19,12 +19,11 @@ MAX_RETRY_AFTER_S = 60.0
 
 class Admission:
     """Counts the tokens that wait or run; refuses what would make them more than ``max_tokens``, what would wait longer than
-    ``max_wait_s`` at the engine's speed, and what would not be finished by its own deadline. A query (what fits
-    ``max_batch_tokens``) waits until its batch is done, bulk until its first batch begins.
+    ``max_wait_s`` at the engine's speed, and what would not be finished by its own deadline.
 
-    A request waits for what goes before it, and is never refused for its own size: what comes while nothing is in flight is
-    admitted, and a query does not wait while no other query is. Until the engine's speed is
-    known, from a batch of some size, only ``max_tokens`` counts.
+    A query (what fits one batch) waits until its batch is done, bulk until its first one begins. A request waits for what goes
+    before it, and is never refused for its own size: what comes while nothing is in flight is admitted, and a query does not
+    wait while no other query is. Until the engine's speed is known, from a batch of some size, only ``max_tokens`` counts.
 
     ``on_change`` is told each new count of tokens, ``clock`` is that of the deadlines.
     """
@@ -51,21 +50,21 @@ class Admission:
     def admit(self, job: Job, deadline: float = math.inf) -> None:
         """Count ``job`` as in flight until ``release``. Raises ``Overloaded`` with the time until there is room."""
         self._check(job.tokens, deadline)
-        if job.tokens <= self._max_batch_tokens:
-            self._query_tokens += job.tokens
-        else:
+        if self._is_bulk(job.tokens):
             self._bulk.add(job)
+        else:
+            self._query_tokens += job.tokens
         self._count(job.tokens)
 
     def release(self, job: Job) -> None:
-        if job.tokens <= self._max_batch_tokens:
-            self._query_tokens -= job.tokens
-        else:
+        if self._is_bulk(job.tokens):
             self._bulk.remove(job)
+        else:
+            self._query_tokens -= job.tokens
         self._count(-job.tokens)
 
     def full(self) -> Overloaded | None:
-        """What a single token without a deadline would be refused with, if it would be."""
+        """What a query of one token without a deadline would be refused with, if it would be."""
         try:
             self._check(1, math.inf)
         except Overloaded as error:
@@ -82,7 +81,8 @@ class Admission:
         speed = (self._speed.tokens_per_s or math.inf) * CAUTION
         excess = self.tokens_in_flight + tokens - self._max_tokens
         if excess > 0:
-            raise Overloaded(retry_after_s(excess / speed))
+            # Once nothing is in flight, it is admitted whatever its size.
+            raise Overloaded(retry_after_s(min(excess, self.tokens_in_flight) / speed))
         before = self._tokens_before(tokens, speed)
         if not before:
             return
@@ -97,7 +97,7 @@ class Admission:
     def _tokens_before(self, tokens: int, speed: float) -> float:
         """What the engine computes before a request of ``tokens`` has its first batch."""
         bulk = sum([job.tokens_left for job in self._bulk]) if self._bulk else 0
-        if tokens > self._max_batch_tokens:
+        if self._is_bulk(tokens):
             return self._query_tokens + bulk
         if not self._query_tokens or not bulk:
             return self._query_tokens
@@ -107,7 +107,10 @@ class Admission:
 
     def _longest_batch(self, tokens: int) -> int:
         """The tokens of a query's batch, if as many come after it as are before it. Of bulk only the beginning counts."""
-        return min(self._query_tokens, self._max_batch_tokens) if tokens <= self._max_batch_tokens else 0
+        return 0 if self._is_bulk(tokens) else min(self._query_tokens, self._max_batch_tokens)
+
+    def _is_bulk(self, tokens: int) -> bool:
+        return is_bulk(tokens, self._max_batch_tokens)
 
     def _count(self, tokens: int) -> None:
         self.tokens_in_flight += tokens

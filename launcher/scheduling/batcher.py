@@ -152,7 +152,11 @@ def _hand_out(vectors: Vectors, pieces: Sequence[Piece], started: float, seconds
     row = 0
     for piece in pieces:
         rows = piece.stop - piece.start
-        piece.job.accept(piece.start, vectors[row : row + rows], started, seconds)
+        try:
+            piece.job.accept(piece.start, vectors[row : row + rows], started, seconds)
+        except (MemoryError, ValueError) as error:
+            # No room for its vectors, or others than those it has. The other jobs have theirs.
+            piece.job.fail(EngineError(f"the vectors could not be taken over: {error}"))
         row += rows
 
 

@@ -16,7 +16,7 @@ from launcher.engines.base import TokenIds, Vectors
 from launcher.errors import Unavailable
 from launcher.scheduling.admission import Admission
 from launcher.scheduling.batcher import Batcher
-from launcher.scheduling.queue import Job
+from launcher.scheduling.queue import Job, is_bulk
 
 
 class Encoded(msgspec.Struct, frozen=True):
@@ -168,12 +168,15 @@ class DeduplicatingEncoder:
         under_way = {key: self._under_way[key] for key in self._under_way.keys() & wanted.keys()}
         if not under_way:
             return {}
-        is_bulk = sum(map(len, wanted.values())) > self._max_batch_tokens
+        may_join_bulk = self._is_bulk(sum(map(len, wanted.values())))
         return {
             key: shared
             for key, shared in under_way.items()
-            if not shared.job.abandoned and (is_bulk or shared.job.tokens <= self._max_batch_tokens)
+            if not shared.job.abandoned and (may_join_bulk or not self._is_bulk(shared.job.tokens))
         }
+
+    def _is_bulk(self, tokens: int) -> bool:
+        return is_bulk(tokens, self._max_batch_tokens)
 
     def _begin(self, inputs: Mapping[bytes, TokenIds], deadline: float) -> SharedJob:
         """Raises ``Overloaded``."""

@@ -17,6 +17,11 @@ from launcher.engines.base import Vectors
 MAX_BULK_WAIT_S = 1.0
 
 
+def is_bulk(tokens: int, max_batch_tokens: int) -> bool:
+    """Whether a request of ``tokens`` needs several batches. One that does not is called a query."""
+    return tokens > max_batch_tokens
+
+
 class Job:
     """The inputs of one request that need the engine. It may be spread over several batches and is joined here.
 
@@ -92,7 +97,7 @@ class Lanes:
         self._passed_over_since: float | None = None
 
     def add(self, job: Job) -> None:
-        lane = self._interactive if job.tokens <= self._max_tokens else self._bulk
+        lane = self._bulk if is_bulk(job.tokens, self._max_tokens) else self._interactive
         lane.append(job)
 
     def put_back(self, batch: list[Piece]) -> None:

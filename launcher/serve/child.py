@@ -9,6 +9,8 @@ import asyncio
 import pickle
 import socket
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 import uvloop
 
@@ -22,7 +24,7 @@ from launcher.serve.setup import Setup, build_http
 from launcher.serve.signals import Signals
 from launcher.serve.tls import read_certificate
 from launcher.supervisor.elsewhere import Elsewhere
-from launcher.supervisor.gateways import MAX_SETUP_BYTES, READY
+from launcher.supervisor.gateways import BEAT, BEAT_S, MAX_SETUP_BYTES, READY
 from launcher.telemetry.logs import Log, start_logging
 from launcher.telemetry.metrics import Registry
 
@@ -49,7 +51,23 @@ async def run_gateway(setup: Setup, channel: socket.socket, logs: Log) -> int:
     http = build_http(parts, server, setup.max_connections, certificate)
     asyncio.get_running_loop().add_reader(channel, take_connection, channel, http)
     reload = Reload({"log": logs, "log level": LogLevel(setup.source, logs), "certificate": certificate, **parts.reloadable})
-    return await run_server(parts, http, [], server.drain_timeout_s, signals, reload, lambda: channel.sendall(READY))
+    ready = asyncio.Event()
+    telling = asyncio.create_task(tell(channel, ready), name="tell")
+    try:
+        return await run_server(parts, http, [], server.drain_timeout_s, signals, reload, ready.set)
+    finally:
+        telling.cancel()
+
+
+async def tell(channel: socket.socket, ready: asyncio.Event) -> NoReturn:
+    """Let the parent know when requests are taken, and from then on that this event loop turns."""
+    await ready.wait()
+    channel.sendall(READY)
+    while True:
+        await asyncio.sleep(BEAT_S)
+        # It may be stopping, and read no more.
+        with suppress(OSError):
+            channel.send(BEAT, socket.MSG_DONTWAIT)
 
 
 def level_now(setup: Setup) -> str:

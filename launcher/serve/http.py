@@ -86,6 +86,9 @@ class HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for acceptor in self._acceptors:
             acceptor.stop()
+        # What has not opened by now, as in a TLS handshake, has asked for nothing yet.
+        for opening in self._opening:
+            opening.cancel()
         await super().shutdown(sockets)
 
     @contextmanager

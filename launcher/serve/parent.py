@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from launcher.compose import Reloadable, Secrets, build_engine, build_tokenizer, served_model
 from launcher.config.load import ConfigSource
@@ -20,6 +19,7 @@ from launcher.serve.reload import Reload
 from launcher.serve.setup import Setup
 from launcher.serve.signals import Signals
 from launcher.supervisor.gateways import GatewayProcess, Gateways
+from launcher.supervisor.lives import cancel
 from launcher.supervisor.supervisor import worker_names
 from launcher.telemetry.metrics import ProcessMetrics, Registry, counting_in
 
@@ -94,10 +94,3 @@ def gateway_process(setup: Setup, name: str) -> GatewayProcess:
 async def answer(shared: SharedEngine, loaded: asyncio.Event) -> None:
     await loaded.wait()
     await shared.run()
-
-
-async def cancel(*tasks: asyncio.Task[Any]) -> None:
-    """Return once all have ended, however."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -51,13 +51,12 @@ class Connections(ServerState):
 
 
 class Answered:
-    """In the place of uvicorn's cycle of a connection's first request where that is answered at its head, so that the rest of
-    it is passed over."""
+    """In the place of uvicorn's cycle where a request is answered at its head, so that the rest of it is passed over."""
 
     response_complete = True
-    more_body = False
 
     def __init__(self) -> None:
+        self.more_body = True
         self.message_event = asyncio.Event()
 
 
@@ -150,18 +149,27 @@ class HttpProtocol(HttpToolsProtocol):
                 raise HeadTooLarge(MAX_HEAD_BYTES)
         if len(self.pipeline) >= MAX_PIPELINED:
             raise MalformedRequest(f"more than {MAX_PIPELINED} requests were sent ahead of their replies")
-        if self._answering() or not (reply := self._door.refuse(self.parser.get_method(), self.url, self.headers)):
+        if not (self._may_answer_at_once() and (reply := self._refusal_at_the_door())):
             super().on_headers_complete()
             return
         self.scope["method"] = "POST"
-        if self.cycle is None:
-            self.cycle = Answered()
-        self._last = self.expect_100_continue or not self.parser.should_keep_alive()
+        self.cycle = Answered()  # type: ignore[assignment]
+        # To HTTP/1.0 uvicorn never promises to keep the connection.
+        keeps = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        self._last = self.expect_100_continue or not keeps
         self._since = self.loop.time()
         self.transport.write(whole_reply(reply, self.server_state.default_headers, close=self._last))
 
+    def _may_answer_at_once(self) -> bool:
+        """Not before the replies that are due, nor to who takes none of them, nor where the parser will leave out the body."""
+        return not (self._answering() or self.flow.write_paused or self.parser.should_upgrade())
+
+    def _refusal_at_the_door(self) -> JsonReply | None:
+        return self._door.refuse(self.parser.get_method(), self.url, self.headers)
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self.cycle.more_body = False
         if self._last:
             self.transport.close()
 
@@ -188,7 +196,7 @@ class HttpProtocol(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """End what has taken too long by ``now``, on the event loop's clock."""
         closing = self.transport.is_closing()
-        if closing or self.flow.write_paused or self.transport.get_write_buffer_size():
+        if closing or self.transport.get_write_buffer_size():
             self._check_reply(now, closing)
         else:
             self._unsent = 0
@@ -222,7 +230,10 @@ class HttpProtocol(HttpToolsProtocol):
         """Read no more, send the replies that are due, then ``error``, and close."""
         self._refusal = error
         self._head_bytes = 0
-        if not self._answering():
+        if self.cycle is not None and self.cycle.response_complete and self.cycle.more_body:
+            # The request has its answer, and would seem to have two.
+            self.transport.close()
+        elif not self._answering():
             self._send_refusal(error)
         elif self.cycle.more_body and not self.cycle.response_started:
             self._abandon_request(error)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from launcher.errors import EngineError, WorkerDied
-from launcher.supervisor.lives import all_ready, keep_alive
+from launcher.supervisor.lives import all_ready, cancel, keep_alive
 from launcher.supervisor.process import ChildProcess, unless_dead
 from launcher.telemetry.hooks import ProcessHooks
 from launcher.telemetry.metrics import FOLDER_VARIABLE, forget_process
@@ -27,6 +27,10 @@ log = logging.getLogger("launcher.supervisor")
 # What goes over a process's socket besides its setup.
 READY = b"ready"
 CONNECTION = b"c"
+BEAT = b"b"
+BEAT_S = 1.0
+# Without any, a gateway is given up.
+HANG_BEATS = 20
 # More than the kernel's buffer for a socket takes.
 MAX_SETUP_BYTES = 1 << 20
 # Until what could not be accepted or given is tried again.
@@ -40,8 +44,8 @@ GRACE_S = 5.0
 class GatewayProcess:
     """``module`` in a process of its own, at the other end of a socket whose file descriptor is its only argument.
 
-    There it is told ``setup``, says once that it takes requests, and is given connections. SIGTERM drains it; SIGINT after
-    that ends it at once.
+    There it is told ``setup``, says when it takes requests and from then on every second that it lives, and is given
+    connections. SIGTERM drains it; SIGINT after that ends it at once.
     """
 
     def __init__(self, name: str, module: str, setup: object, metrics_folder: Path) -> None:
@@ -74,6 +78,21 @@ class GatewayProcess:
         self.was_ready = True
         if self._reload_missed:
             self.reload()
+
+    async def silent(self) -> EngineError:
+        """Wait until nothing was heard of it for too long: its event loop hangs, and with it all of its connections."""
+        missed = 0
+        # Beat by beat, so that it is not blamed where this process was stopped itself.
+        while missed < HANG_BEATS:
+            try:
+                beat = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self._channel, len(BEAT)), BEAT_S)
+            except TimeoutError:
+                missed += 1
+            else:
+                missed = 0
+                if not beat:
+                    raise await self.exited()
+        return EngineError(f"{self.name} has given no sign of life for {HANG_BEATS * BEAT_S:g} s")
 
     async def exited(self) -> WorkerDied:
         """Wait for its end; what it counted stays, what it measured is gone."""
@@ -141,9 +160,7 @@ class Gateways:
             ended, _ = await asyncio.wait(keeping, return_when=asyncio.FIRST_COMPLETED)
             raise next(error for task in ended if (error := task.exception()))
         finally:
-            for task in keeping:
-                task.cancel()
-            await asyncio.gather(*keeping, return_exceptions=True)
+            await cancel(*keeping)
 
     async def hand_out(self, listener: socket.socket) -> NoReturn:
         """Accept connections and give them to the processes in turn.
@@ -215,10 +232,22 @@ class Gateways:
             await process.start()
             await _ready(process, engine_ready)
             on_ready()
-            raise await process.exited()
-        except EngineError:
+            raise await _end(process)
+        except Exception:
             await process.kill()
             raise
+
+
+async def _end(process: GatewayProcess) -> EngineError:
+    """Wait until the process ends, or until there is a reason to end it."""
+    exited = asyncio.create_task(process.exited())
+    silent = asyncio.create_task(process.silent())
+    try:
+        await asyncio.wait({exited, silent}, return_when=asyncio.FIRST_COMPLETED)
+        return exited.result() if exited.done() else silent.result()
+    finally:
+        exited.cancel()
+        silent.cancel()
 
 
 async def _ready(process: GatewayProcess, engine_ready: asyncio.Event) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from launcher.errors import EngineError, NotReady, WorkerDied
 from launcher.supervisor.backoff import count_failures, restart_delay_s
@@ -65,6 +65,13 @@ async def all_ready(keeping: Sequence[asyncio.Task[NoReturn]], ready: Sequence[a
                 task.result()
     finally:
         waiting.cancel()
+
+
+async def cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Return once all have ended, however."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _wait_all(events: Sequence[asyncio.Event]) -> None:

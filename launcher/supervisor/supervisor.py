@@ -10,15 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
-from launcher.engines.base import Batch
 from launcher.engines.client import MAX_SOCKET_PATH_BYTES
 from launcher.engines.sglang.argv import WorkerSpec
-from launcher.engines.sglang.engine import SglangEngine
 from launcher.errors import EngineError
-from launcher.supervisor.lives import all_ready
+from launcher.supervisor.lives import all_ready, cancel
 from launcher.supervisor.process import PORTS
-from launcher.supervisor.worker import SelfTest, Upkeep, Worker
-from launcher.telemetry.hooks import ProcessHooks
+from launcher.supervisor.worker import Upkeep, Worker
 
 log = logging.getLogger("launcher.supervisor")
 
@@ -27,26 +24,11 @@ LONGEST_SOCKET_NAME = len("/worker-999.99999")
 
 
 class Supervisor:
-    """Keeps one worker per spec and has ``engine`` know those that take batches. The rest is as ``Upkeep`` says."""
+    """Keeps one worker per spec and has the engine know those that take batches."""
 
-    def __init__(
-        self,
-        specs: Sequence[WorkerSpec],
-        engine: SglangEngine,
-        self_test: SelfTest,
-        *,
-        canary: Batch,
-        hooks: ProcessHooks,
-        start_timeout_s: float,
-        hang_timeout_s: float,
-    ) -> None:
+    def __init__(self, specs: Sequence[WorkerSpec], upkeep: Upkeep) -> None:
         self._specs = specs
-        self._engine = engine
-        self._self_test = self_test
-        self._canary = canary
-        self._hooks = hooks
-        self._start_timeout_s = start_timeout_s
-        self._hang_timeout_s = hang_timeout_s
+        self._upkeep = upkeep
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Start all workers, call ``on_ready`` once each was ready, and keep them until cancelled; every process has ended
@@ -57,18 +39,9 @@ class Supervisor:
         # Only this user may enter it, and so send batches.
         with TemporaryDirectory(prefix="sgl-embed-") as folder:
             _refuse_long(folder)
-            upkeep = Upkeep(
-                engine=self._engine,
-                folder=Path(folder),
-                self_test=self._self_test,
-                canary=self._canary,
-                hooks=self._hooks,
-                start_timeout_s=self._start_timeout_s,
-                hang_timeout_s=self._hang_timeout_s,
-            )
             step = len(self._specs)
             workers = [
-                Worker(name, spec, PORTS[number::step], upkeep)
+                Worker(name, spec, PORTS[number::step], Path(folder), self._upkeep)
                 for number, (name, spec) in enumerate(zip(worker_names(step), self._specs, strict=True))
             ]
             ready = [asyncio.Event() for _ in workers]
@@ -78,8 +51,8 @@ class Supervisor:
                 on_ready()
                 await _outlive(keeping)
             finally:
-                await self._engine.stop()
-                await _cancel(keeping)
+                await self._upkeep.engine.stop()
+                await cancel(*keeping)
 
 
 def worker_names(count: int) -> list[str]:
@@ -97,12 +70,6 @@ async def _outlive(keeping: Sequence[asyncio.Task[NoReturn]]) -> NoReturn:
             if not left or not isinstance(error, EngineError):
                 raise error
             log.error("%s; it is given up, %d of %d workers are left", error, len(left), len(keeping))
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[NoReturn]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _refuse_long(folder: str) -> None:

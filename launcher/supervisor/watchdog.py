@@ -24,6 +24,8 @@ async def watch(client: WorkerClient, canary: Batch, hang_timeout_s: float) -> E
         except (EngineError, NotReady) as error:
             return EngineError(f"failed on a text that it had no trouble with before: {error}")
         first = vectors if first is None else first
+        if vectors.shape != first.shape:
+            return EngineError(f"gives vectors of {vectors.shape[1]} numbers instead of {first.shape[1]}")
         cosine = float((first * vectors).sum(axis=1).min())
         # Not "<": a vector of zeros or of NaN agrees with nothing.
         if not cosine >= MIN_AGREEMENT:

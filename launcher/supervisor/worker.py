@@ -35,11 +35,10 @@ class Upkeep:
     """What every worker of a server is kept by.
 
     ``self_test`` is what a process must pass before it gets batches, within ``start_timeout_s`` of its start; ``canary`` the
-    batch by which it is seen later that it neither hangs nor went wrong. ``folder`` is for sockets.
+    batch by which it is seen later that it neither hangs nor went wrong.
     """
 
     engine: SglangEngine
-    folder: Path
     self_test: SelfTest
     canary: Batch
     hooks: ProcessHooks
@@ -50,11 +49,12 @@ class Upkeep:
 class Worker:
     """One worker; each of its lives is a process with a socket of its own."""
 
-    def __init__(self, name: str, spec: WorkerSpec, ports: Sequence[int], upkeep: Upkeep) -> None:
-        """``ports``: that no other worker takes its HTTP port from."""
+    def __init__(self, name: str, spec: WorkerSpec, ports: Sequence[int], folder: Path, upkeep: Upkeep) -> None:
+        """``ports``: that no other worker takes its HTTP port from; ``folder`` is for sockets."""
         self._name = name
         self._spec = spec
         self._ports = ports
+        self._folder = folder
         self._upkeep = upkeep
         self._lives = count()
         upkeep.hooks.process_state(name, "new")
@@ -65,7 +65,7 @@ class Worker:
 
     async def _live(self, on_ready: Callable[[], None]) -> NoReturn:
         """One process from its start to its end, of which it raises. Nothing of it is left then."""
-        socket = self._upkeep.folder / f"{self._name.replace(' ', '-')}.{next(self._lives)}"
+        socket = self._folder / f"{self._name.replace(' ', '-')}.{next(self._lives)}"
         address = f"ipc://{socket}"
         relay = _Relay(self._name)
         argv = worker_argv(self._spec, port=free_port(self._ports))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -65,11 +66,24 @@ def test_the_other_gateway_answers_all_that_reaches_it(two_gateways: RunningServ
         gateways(two_gateways)[0].kill()
         wait_until("it is started again", lambda: restarts(two_gateways) == 1, DEADLINE_S)
         load.wait_for(300)
-    # Three of the six clients had a request on the connection that was lost.
+    # Three of the six clients had a request on the connection that was lost, and may have lost one more: what is handed to a
+    # process while the kernel takes it down is lost with it.
     assert set(load.outcomes) <= {200, "RemoteProtocolError", "ReadError"}, load.outcomes
     assert load.outcomes[200] >= 600
-    assert sum(load.outcomes.values()) - load.outcomes[200] <= 3
+    assert sum(load.outcomes.values()) - load.outcomes[200] <= 6
     assert load.wrong == 0
+
+
+def test_a_gateway_that_hangs_is_replaced(two_gateways: RunningServer, reference: dict[str, Vectors]) -> None:
+    hanging, other = gateways(two_gateways)
+    hanging.send_signal(signal.SIGSTOP)
+    two_gateways.wait_line(re.compile("gateway 0 has given no sign of life for 20 s; it is started again in 0 s"), 60)
+    wait_until("it is gone", lambda: not alive(hanging), DEADLINE_S)
+    wait_until("there are two again", lambda: len(gateways(two_gateways)) == 2, DEADLINE_S)
+    with Load(two_gateways.base_url, reference, clients=6) as load:
+        load.wait_for(100)
+    assert set(load.outcomes) == {200}, load.outcomes
+    assert alive(other)
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

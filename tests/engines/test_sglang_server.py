@@ -28,6 +28,7 @@ from launcher.engines.sglang.argv import WorkerSpec
 from launcher.engines.sglang.engine import SglangEngine
 from launcher.errors import EngineError, WorkerDied
 from launcher.supervisor.supervisor import Supervisor, worker_names
+from launcher.supervisor.worker import Upkeep
 from launcher.telemetry.metrics import ProcessMetrics, Registry
 from tests.support.checkpoints import write_checkpoint
 from tests.support.evil import add_code
@@ -89,15 +90,15 @@ def spec_of(folder: Path) -> WorkerSpec:
 
 
 def supervisor_of(folder: Path, engine: SglangEngine) -> Supervisor:
-    return Supervisor(
-        [spec_of(folder)],
-        engine,
-        one_text,
+    upkeep = Upkeep(
+        engine=engine,
+        self_test=one_text,
         canary=batch_of([[CLS, SEP]]),
         hooks=ProcessMetrics(Registry(), worker_names(1)),
         start_timeout_s=START_TIMEOUT_S,
         hang_timeout_s=60.0,
     )
+    return Supervisor([spec_of(folder)], upkeep)
 
 
 async def one_text(run: Callable[[Batch], Awaitable[Vectors]]) -> None:

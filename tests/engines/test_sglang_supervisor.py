@@ -25,6 +25,7 @@ from launcher.supervisor import backoff, watchdog
 from launcher.supervisor import process as process_module
 from launcher.supervisor import worker as worker_module
 from launcher.supervisor.supervisor import Supervisor, worker_names
+from launcher.supervisor.worker import Upkeep
 from launcher.telemetry.hooks import ProcessState
 from launcher.telemetry.metrics import ProcessMetrics, Registry
 
@@ -69,6 +70,8 @@ while True:
             time.sleep(600)
         if fault == "wrong-at-work":
             vector = np.array([1.0, -0.4], np.float32)
+        if fault == "wider-at-work":
+            vector = np.array([0.6, 0.8, 0.0], np.float32)
         if fault == "refuses-at-work":
             socket.send_multipart([asker, *error_frames(number, ValueError("broken"))])
             continue
@@ -111,16 +114,15 @@ class Started:
         self.engine = SglangEngine(max_batch_tokens=64, workers=len(specs))
         self.registry = Registry()
         self._ready = asyncio.Event()
-        supervisor = Supervisor(
-            specs,
-            self.engine,
-            self_test,
+        upkeep = Upkeep(
+            engine=self.engine,
+            self_test=self_test,
             canary=CANARY,
             hooks=ProcessMetrics(self.registry, worker_names(len(specs))),
             start_timeout_s=start_timeout_s,
             hang_timeout_s=hang_timeout_s,
         )
-        self.task = asyncio.create_task(supervisor.run(self._ready.set))
+        self.task = asyncio.create_task(Supervisor(specs, upkeep).run(self._ready.set))
 
     @property
     def was_ready(self) -> bool:
@@ -279,6 +281,7 @@ async def test_workers_that_are_killed_together_take_no_request_with_them(
     [
         ("hangs-at-work", r"worker 0 has answered nothing for 0\.3 s \(engine\.sglang\.hang_timeout_s\)"),
         ("refuses-at-work", "worker 0 failed on a text that it had no trouble with before: broken"),
+        ("wider-at-work", "worker 0 gives vectors of 3 numbers instead of 2"),
         ("wrong-at-work", r"worker 0 gives a text another vector than at its start: they agree only to a cosine of 0\.2800"),
         ("closes-at-work", "worker 0 lost its scheduler process"),
     ],

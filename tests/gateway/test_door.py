@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.support.full_queue import SMALL_QUEUE, full_queue
@@ -39,6 +41,9 @@ def request(*headers: str, key: str = "sk-1", body: bytes = BODY, target: str = 
         *headers,
     )
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+CHUNKED = request("transfer-encoding: chunked", body=b"").replace(b"content-length: 0\r\n", b"")
 
 
 def post(server: RunningServer, key: str, **headers: str) -> httpx.Response:
@@ -98,10 +103,12 @@ def test_the_connection_goes_on_and_its_requests_keep_their_order(server: Runnin
         assert [reply.status for reply in replies(read_to_end(connection))] == [429, 400, 429, 200]
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_the_connection_is_closed_where_the_client_wants_that(server: RunningServer, version: str) -> None:
+@pytest.mark.parametrize(("version", "wish"), [("1.0", "close"), ("1.0", "keep-alive"), ("1.1", "close")])
+def test_the_connection_is_closed_where_the_client_wants_that_or_cannot_tell(
+    server: RunningServer, version: str, wish: str
+) -> None:
     with full_queue(server, "sk-1"), connect(server) as connection:
-        connection.sendall(request("connection: close").replace(b"HTTP/1.1", f"HTTP/{version}".encode()))
+        connection.sendall(request(f"connection: {wish}").replace(b"HTTP/1.1", f"HTTP/{version}".encode()))
         (reply,) = replies(read_to_end(connection))
     assert reply.status == 429
     assert reply.headers["connection"] == "close"
@@ -119,9 +126,41 @@ def test_a_body_that_waits_to_be_asked_for_is_not_asked_for(server: RunningServe
 
 
 def test_a_chunked_body_is_passed_over(server: RunningServer) -> None:
-    head = request("transfer-encoding: chunked", body=b"").replace(b"content-length: 0\r\n", b"")
     with full_queue(server, "sk-1"), connect(server) as connection:
-        connection.sendall(head + b"%x\r\n%b\r\n" % (len(BODY), BODY))
+        connection.sendall(CHUNKED + b"%x\r\n%b\r\n" % (len(BODY), BODY))
         assert read_reply(connection).status == 429
         connection.sendall(b"0\r\n\r\n" + LIVE)
         assert [reply.status for reply in replies(read_to_end(connection))] == [200]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"0\r\n" + b"a: b\r\n" * 10_000, b"1;" + b"a" * 40_000, b"no length\r\n"],
+    ids=["trailers", "extension", "nonsense"],
+)
+def test_a_body_that_goes_wrong_after_the_answer_gets_no_second_one(server: RunningServer, rest: bytes) -> None:
+    with full_queue(server, "sk-1"), connect(server) as connection:
+        connection.sendall(CHUNKED)
+        assert read_reply(connection).status == 429
+        with suppress(ConnectionError):
+            connection.sendall(rest)
+            assert connection.recv(1 << 16) == b""
+
+
+def test_an_upgrade_with_a_body_is_answered_once(server: RunningServer) -> None:
+    """As Java's HttpClient sends it."""
+    with full_queue(server, "sk-1"), connect(server) as connection:
+        connection.sendall(request("connection: Upgrade, HTTP2-Settings", "upgrade: h2c"))
+        (reply,) = replies(read_to_end(connection))
+    assert reply.status == 400
+
+
+def test_who_reads_no_refusal_is_sent_no_more(server: RunningServer) -> None:
+    """Else one connection could fill the memory."""
+    before = psutil.Process(server.process.pid).memory_info().rss
+    many = request() * 1000
+    with full_queue(server, "sk-1"), connect(server, receive_buffer=4096) as connection:
+        for _ in range(200):
+            connection.sendall(many)
+        # 80 MB of refusals.
+        assert psutil.Process(server.process.pid).memory_info().rss - before < 40 << 20

@@ -58,6 +58,12 @@ async def test_beyond_the_limit_in_tokens_retry_after_is_the_time_the_excess_nee
     assert "the queue is full; try again in 5 s" in str(refused)
 
 
+async def test_retry_after_is_no_longer_than_what_is_in_flight_takes():
+    admission = admission_with(max_tokens=1000)
+    admission.admit(job(100))
+    assert refusal(admission, bulk(5000)).retry_after_s == 1
+
+
 async def test_before_a_speed_is_known_only_the_tokens_count():
     admission = admission_with(max_tokens=1000, speed=None)
     admission.admit(job(50))

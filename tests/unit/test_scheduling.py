@@ -138,6 +138,25 @@ async def test_vectors_come_back_in_the_order_of_the_inputs(batcher, engine):
     assert len(engine.batches) == 3
 
 
+class Widening(Recorder):
+    """An engine whose vectors become wider after its first batch."""
+
+    async def run(self, batch: Batch) -> np.ndarray:
+        vectors = await super().run(batch)
+        return vectors if len(self.batches) == 1 else np.tile(vectors, 2)
+
+
+async def test_vectors_of_another_width_fail_the_one_job_and_stay_out_of_its_vectors():
+    batcher = Batcher(Widening(), on_batch=lambda *_: None)
+    batcher.start()
+    spread, other = asyncio.create_task(encode(batcher, 6, 6)), asyncio.create_task(encode(batcher, 2))
+    with pytest.raises(EngineError, match="could not be taken over"):
+        await spread
+    assert (await other).vectors.shape == (1, 4)
+    assert batcher.unready_reason() is None
+    await batcher.stop()
+
+
 async def test_what_queues_while_the_engine_is_busy_goes_as_one_batch(batcher, engine):
     engine.gate.clear()
     async with asyncio.TaskGroup() as group:
