@@ -56,8 +56,8 @@ test: $(DEV) $(SGLANG_0_5_17)/.installed ## Run the tests; ARGS is passed on to 
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-e2e: $(SGLANG_0_5_17)/.installed
-chaos: $(DEV) ## Kill, stop, starve and flood real servers: the tests of tests/chaos; 10 minutes
-	@$(BIN)/python -m pytest tests/chaos $(ARGS)
+chaos: $(DEV) ## Kill, stop, starve and flood real servers: the tests of tests/chaos; 9 minutes
+	@$(BIN)/python -m pytest -s tests/chaos $(ARGS)
 
 soak: $(DEV) ## Ten minutes of mixed requests on each engine; the memory must stay what it was
 	@SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/chaos/test_soak.py $(ARGS)
