@@ -20,6 +20,8 @@ TAIL_LINES = 60
 LONGEST_LINE_BYTES = 65536
 # From SIGKILL to the end of the last process of the group.
 KILL_TIMEOUT_S = 5.0
+# Of processes that were killed, between two looks at whether they are gone.
+REAP_INTERVAL_S = 0.01
 # From the end of a process's sockets to its own, which says more about the cause.
 EXIT_TIMEOUT_S = 2.0
 # Below the range from which Linux takes the ports of outgoing connections (32768 on): the child binds its port half a minute
@@ -123,6 +125,7 @@ class ChildProcess:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._output.ended.wait(), KILL_TIMEOUT_S)
         self._output.close()
+        await _reap_group(process.pid)
         return code
 
     def _kill_group(self, process: asyncio.subprocess.Process) -> None:
@@ -215,6 +218,15 @@ def free_port(ports: Sequence[int]) -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise EngineError(f"no free port from {min(ports)} to {max(ports)}")
+
+
+async def _reap_group(group: int) -> None:
+    """Where this is process 1, as in a container, the orphans of a group are its children, and stay as zombies otherwise."""
+    with suppress(ChildProcessError, TimeoutError):
+        async with asyncio.timeout(KILL_TIMEOUT_S):
+            while True:
+                if not os.waitpid(-group, os.WNOHANG)[0]:  # noqa: ASYNC222 - WNOHANG does not block
+                    await asyncio.sleep(REAP_INTERVAL_S)
 
 
 def _die_with_parent() -> Callable[[], None] | None:
