@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import msgspec
 
@@ -26,7 +26,9 @@ def explain(error: msgspec.ValidationError, root: type[msgspec.Struct]) -> tuple
 def _choices(root: type[msgspec.Struct], path: list[str]) -> list[str]:
     kind: Any = root
     for name in path:
-        kind = get_type_hints(kind)[name.partition("[")[0]]
+        structs = [leaf for leaf in _leaves(kind) if isinstance(leaf, type) and issubclass(leaf, msgspec.Struct)]
+        fields = {field.encode_name: field for struct in structs for field in msgspec.structs.fields(struct)}
+        kind = fields[name.partition("[")[0]].type
     return [value for value in _leaves(kind) if isinstance(value, str)]
 
 

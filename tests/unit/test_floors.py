@@ -26,6 +26,7 @@ FLOORS = (
     "supervisor",
     "engines",
     "models",
+    "autoscaling",
     "config",
     "cache",
     "telemetry",
@@ -38,8 +39,8 @@ PLUGIN_MAY_USE = (f"{PACKAGE}.engines.base", f"{PACKAGE}.engines.messages")
 # OpenVINO takes 40 MB, which a gateway in front of SGLang has no use for.
 CHOOSES_ENGINE = {"compose.py", "plan.py"}
 # The hubs take long to import, and read their environment variables then: after the configuration has been applied. redis is
-# an extra that may be missing. pynvml is of no use to a server that was told to use the CPU.
-IMPORTED_LATE = {"huggingface_hub", "modelscope_hub", "redis", "pynvml"}
+# an extra that may be missing, as matplotlib is. pynvml is of no use to a server that was told to use the CPU.
+IMPORTED_LATE = {"huggingface_hub", "modelscope_hub", "redis", "pynvml", "matplotlib"}
 
 
 @dataclass(frozen=True)
