@@ -76,6 +76,8 @@ def test_unready_pods_are_idle_when_more_are_wanted_and_not_counted_when_fewer_a
 def test_what_is_assumed_never_turns_the_direction() -> None:
     assert for_pods([150, None, None], 0, 100, 3, USUAL) == 3
     assert for_pods([130], 1, 100, 2, USUAL) == 2
+    assert for_pods([150, None, None], 0, 100, 1, USUAL) == 1, "the ratio turned, though 2 pods would be more"
+    assert for_pods([300, None], 0, 100, 4, USUAL) == 4, "3 pods would be fewer, though the ratio did not turn"
 
 
 def test_no_pod_with_a_value_is_an_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -64,6 +65,17 @@ def test_back_to_the_minimum_without_rising_again(deployed: Autoscaler, phase_s:
     assert after[0] > deployed.least
     assert after[-1] == deployed.least
     assert all(later <= earlier for earlier, later in pairwise(after))
+
+
+def test_load_in_waves_does_not_make_pods_come_and_go(deployed: Autoscaler) -> None:
+    """Waves of five minutes after the step, between four pods' load and six pods'; without the window down they flap."""
+
+    def qps(t: float) -> float:
+        return STEP.qps(t) if t < STEP.busy_s else 325 + 65 * math.sin(2 * math.pi * t / 300)
+
+    waves = replace(STEP, qps=qps)
+    assert run(deployed, waves).rises_after == 0
+    assert run(replace(deployed, down=Rules((Policy("Pods", 1, 15),), window_s=0)), waves).rises_after > 5
 
 
 def test_completed_requests_are_the_worse_metric(deployed: Autoscaler) -> None:
