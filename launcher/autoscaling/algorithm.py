@@ -72,8 +72,8 @@ class Controller:
     """What the controller remembers between two syncs. Times are in seconds, and may begin anywhere."""
 
     autoscaler: Autoscaler
-    _recommended: list[tuple[float, int]] = field(default_factory=list)
-    _changes: list[tuple[float, int]] = field(default_factory=list)
+    _recommended: list[tuple[float, int]] = field(default_factory=list, init=False)
+    _changes: list[tuple[float, int]] = field(default_factory=list, init=False)
 
     def decide(self, now: float, current: int, wanted: int | None) -> int:
         """How many pods there shall be from now on. ``wanted`` is what ``combine`` gave."""

@@ -70,7 +70,7 @@ class Fleet:
     shape: PodShape
     pods: list[Pod] = field(default_factory=list)
     leaving: list[Pod] = field(default_factory=list)
-    _made: int = 0
+    _made: int = field(default=0, init=False)
 
     def resize(self, replicas: int, now: float, cold_start_s: float) -> None:
         """As a ReplicaSet does: pods that are not ready go first, then the youngest."""

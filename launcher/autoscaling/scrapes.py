@@ -28,8 +28,8 @@ class Prometheus:
     scrape_s: int
     keep_s: float
     tokens_per_request: float
-    _series: dict[int, deque[Sample]] = field(default_factory=dict)
-    _present: set[int] = field(default_factory=set)
+    _series: dict[int, deque[Sample]] = field(default_factory=dict, init=False)
+    _present: set[int] = field(default_factory=set, init=False)
 
     def scrape(self, now: int, pods: Iterable[Pod]) -> None:
         """``pods`` are those that serve /metrics now; those that stopped have no value from now on, but keep their past."""
