@@ -162,5 +162,5 @@ def test_who_reads_no_refusal_is_sent_no_more(server: RunningServer) -> None:
     with full_queue(server, "sk-1"), connect(server, receive_buffer=4096) as connection:
         for _ in range(200):
             connection.sendall(many)
-        # 80 MB of refusals.
+        # Sent all at once, the refusals would be 80 MB.
         assert psutil.Process(server.process.pid).memory_info().rss - before < 40 << 20
