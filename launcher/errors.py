@@ -7,6 +7,7 @@ SglEmbedError
 ├── EngineError                 an engine cannot start or cannot run              (exit status 4)
 │   ├── WorkerDied              a worker process ended; carries the log's tail
 │   └── WorkerLost              a worker ended or hung while it computed a batch, which may be the cause
+├── NoAnswer                    a server that this command asked did not answer       (exit status 5)
 ├── RequestError                the caller's fault
 │   ├── MalformedRequest        what was sent is no HTTP request
 │   ├── HeadTooLarge            the request line and the headers are too long
@@ -52,6 +53,10 @@ class HubUnreachable(ModelError):
 
 
 class EngineError(SglEmbedError):
+    pass
+
+
+class NoAnswer(SglEmbedError):
     pass
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shlex
 import shutil
 import subprocess
@@ -17,12 +15,11 @@ from pathlib import Path
 from deploy.bundle.target import BundleError, Target
 from launcher.config.schema import Model
 from launcher.models.checkpoint import read_checkpoint
+from launcher.models.copies import SUMS, checksums, copy_model
 from launcher.models.download import FetchedModel, fetch_model
-from launcher.models.hub import needed_files
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "requirements"
-SUMS = "SHA256SUMS"
 # Settings that end with the copy: how it came here. All others say how it is read and called.
 FETCHING = ("model.id=", "model.revision=", "model.hub", "model.allow_pickle=", "model.fallback=")
 
@@ -85,15 +82,6 @@ def _model_options(model: FetchedModel, settings: Sequence[str]) -> list[str]:
     return ["--model", f"models/{model.name}", *(word for setting in kept for word in ("--set", setting))]
 
 
-def checksums(folder: Path) -> str:
-    """In the format of sha256sum."""
-    lines = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with file.open("rb") as content:
-            lines.append(f"{hashlib.file_digest(content, 'sha256').hexdigest()}  {file.relative_to(folder).as_posix()}\n")
-    return "".join(lines)
-
-
 def _refuse(bundle: Bundle) -> None:
     if not bundle.lock.exists():
         versions = sorted(path.stem.removeprefix("sglang-") for path in LOCKS.glob("sglang-*.txt"))
@@ -117,17 +105,6 @@ def _download(pinned: list[str], target: Target, wheels: Path, say: Callable[[st
         requirements.flush()
         options = ("--quiet", "--no-deps", "--require-hashes", *target.pip_options())
         _run("pip", "download", *options, "--dest", str(wheels), "-r", requirements.name)
-
-
-def copy_model(model: FetchedModel, to: Path) -> None:
-    """Copy what serving reads. Raises ``ModelError`` where that is not enough to be served."""
-    # A converted model's folders are links.
-    folders = os.walk(model.folder, followlinks=True)
-    names = [Path(folder, file).relative_to(model.folder).as_posix() for folder, _, files in folders for file in files]
-    for name in needed_files(names):
-        (to / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model.folder / name, to / name)
-    read_checkpoint(to, model.settings)
 
 
 def _run(*command: str) -> None:

@@ -12,10 +12,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 
-from deploy.bundle.build import Bundle, checksums, copy_model, instructions
+from deploy.bundle.build import Bundle, instructions
 from deploy.bundle.target import Target, read_target
 from launcher.config.schema import Model
-from launcher.errors import ModelError
 from launcher.models.download import FetchedModel
 
 ROOT = Path(__file__).parents[2]
@@ -130,41 +129,6 @@ def test_the_model_is_served_as_it_was_read_here(tmp_path: Path, is_fallback: bo
         options = [*itertools.pairwise(command)]
         assert ("--model", "models/a b") in options
         assert tuple(value for option, value in options if option == "--set") == (() if is_fallback else read)
-
-
-def linked(source: Path, to: Path) -> FetchedModel:
-    """As the conversion of a pickle leaves a folder."""
-    to.mkdir()
-    for entry in source.iterdir():
-        (to / entry.name).symlink_to(entry)
-    return FetchedModel(to, "linked", None, is_fallback=False, settings=Model())
-
-
-def test_a_models_linked_folders_are_copied(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    copy_model(linked(tiny_checkpoint, tmp_path / "linked"), tmp_path / "copy")
-    assert (tmp_path / "copy/1_Pooling/config.json").read_bytes() == (tiny_checkpoint / "1_Pooling/config.json").read_bytes()
-
-
-def test_a_copy_that_cannot_be_served_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    model = linked(tiny_checkpoint, tmp_path / "linked")
-    (tmp_path / "linked/modules.json").unlink()
-    modules = (tiny_checkpoint / "modules.json").read_text(encoding="utf-8").replace("1_Pooling", "modules/1_Pooling")
-    (tmp_path / "linked/modules.json").write_text(modules, encoding="utf-8")
-    (tmp_path / "linked/modules").mkdir()
-    (tmp_path / "linked/modules/1_Pooling").symlink_to(tiny_checkpoint / "1_Pooling")
-    with pytest.raises(ModelError, match="1_Pooling"):
-        copy_model(model, tmp_path / "copy")
-
-
-def test_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
-    (tmp_path / "wheels").mkdir()
-    (tmp_path / "wheels/a").write_text("a")
-    (tmp_path / "b").write_text("b")
-    (tmp_path / "SUMS").write_text(checksums(tmp_path))
-    check = ("sha256sum", "--check", "--quiet", "SUMS")
-    subprocess.run(check, cwd=tmp_path, check=True, timeout=10)
-    (tmp_path / "wheels/a").write_text("c")
-    assert subprocess.run(check, cwd=tmp_path, check=False, timeout=10, capture_output=True).returncode == 1
 
 
 def test_make_passes_its_variables_on() -> None:

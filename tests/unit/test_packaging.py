@@ -56,6 +56,7 @@ def assert_pinned(wanted: list[str], lock: str) -> None:
 
 def test_all_files_are_there() -> None:
     others = {"audit.txt", "bench-infinity.txt", "build.txt", "dev.txt", "light.txt", "minilm.txt", "uv.txt"}
+    others |= {"image.txt", "manifests.txt"}
     assert {f"sglang-{version}.txt" for version in SGLANG} == set(LOCKS) - others
 
 
