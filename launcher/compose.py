@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,18 +43,11 @@ from launcher.plan import Plan, fingerprint
 from launcher.scheduling.admission import Admission
 from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.encoder import DeduplicatingEncoder, Encoder, SeparateEncoder
+from launcher.supervisor.keeper import Keeper, Timed
 from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.supervisor.worker import Upkeep
 from launcher.telemetry.hooks import ProcessHooks
 from launcher.telemetry.metrics import CONTENT_TYPE, Metrics, ProcessMetrics, Registry
-
-
-class Keeper(Protocol):
-    """Starts an engine and holds it."""
-
-    async def run(self, on_ready: Callable[[], None]) -> None:
-        """Return only by an error or by being cancelled; the engine is stopped then."""
-        ...
 
 
 class Reloadable(Protocol):
@@ -69,6 +62,7 @@ class Reloadable(Protocol):
 class Parts:
     app: ASGIApp
     door: Door
+    access: AccessLog
     readiness: Readiness
     faults: tuple[Source, ...]
     pauses: tuple[Source, ...]
@@ -126,7 +120,7 @@ def build_gateway(
         truncate=server.truncate,
         max_tokens_per_request=server.max_tokens_per_request,
     )
-    access = AccessLog()
+    access = AccessLog(metrics)
     return Parts(
         app=build_app(
             build_routes(server, model, service, readiness, metrics),
@@ -145,6 +139,7 @@ def build_gateway(
             caches=bool(levels),
             cors=bool(server.cors.allow_origins),
         ),
+        access=access,
         readiness=readiness,
         faults=tuple(part.unready_reason for part in (batcher, redis) if part),
         pauses=(engine.unready_reason,),
@@ -212,7 +207,7 @@ def build_engine(plan: Plan, tokenizer: Tokenizer, hooks: ProcessHooks) -> tuple
             threads=plan.config.engine.openvino.threads,
             max_batch_tokens=plan.max_batch_tokens,
         )
-        return in_process, InProcess(in_process, test)
+        return in_process, Timed(InProcess(in_process, test), hooks)
     workers = SglangEngine(max_batch_tokens=plan.max_batch_tokens, workers=len(plan.workers))
     upkeep = Upkeep(
         engine=workers,
@@ -222,7 +217,7 @@ def build_engine(plan: Plan, tokenizer: Tokenizer, hooks: ProcessHooks) -> tuple
         start_timeout_s=plan.config.engine.sglang.start_timeout_s,
         hang_timeout_s=plan.config.engine.sglang.hang_timeout_s,
     )
-    return workers, Supervisor(plan.workers, upkeep)
+    return workers, Timed(Supervisor(plan.workers, upkeep), hooks)
 
 
 def memory_cache(plan: Plan) -> MemoryCache | None:

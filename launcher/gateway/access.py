@@ -1,4 +1,4 @@
-"""A request's id, and its line in the log."""
+"""A request's id, its line in the log, and why it was refused where it was."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from random import getrandbits
 
 from launcher.gateway.reply import Header
+from launcher.telemetry.hooks import Hooks, Reason
 
 log = logging.getLogger("launcher.access")
 
@@ -24,17 +25,26 @@ class AccessLog:
     These share a line a second: one each would take a good part of what refusing costs, when it matters.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
         self._refused = 0
 
-    def note(self, method: str, path: bytes, status: int, seconds: float, key: str | None, request_id: str) -> None:
+    def note(
+        self, method: str, path: bytes, status: int, seconds: float, key: str | None, request_id: str, reason: Reason | None
+    ) -> None:
         """``path`` as it was sent, so that a decoded line break cannot forge a line. ``key`` is the name of the caller's."""
+        if reason and path not in QUIET_PATHS:
+            self.turned_away(reason)
         if status == TOO_MANY:
             self._count_refusal()
         level = logging.DEBUG if status == TOO_MANY or path in QUIET_PATHS else logging.INFO
         if log.isEnabledFor(level):
             shown = path[:MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
             log.log(level, "%s %s %d %.1fms key=%s id=%s", method, shown, status, seconds * 1e3, key or "-", request_id)
+
+    def turned_away(self, reason: Reason) -> None:
+        """Also what never became a request."""
+        self._hooks.rejected(reason)
 
     def _count_refusal(self) -> None:
         if not self._refused:

@@ -77,5 +77,5 @@ class Cors(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code < 400:
             return response
-        reason = bytes(response.body).decode()
-        return JsonReply(error_body(f"{reason} (server.cors)", "invalid_request_error", None, None), response.status_code)
+        body = error_body(f"{bytes(response.body).decode()} (server.cors)", "invalid_request_error", None, None)
+        return JsonReply(body, response.status_code, reason="invalid")

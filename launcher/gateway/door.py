@@ -76,7 +76,7 @@ class Door:
             self._hooks.offered("embeddings")
             self._hooks.answered("embeddings", reply.status_code, seconds)
         key = caller.name if caller else None
-        self._access.note("POST", target, reply.status_code, seconds, key, request_id.decode())
+        self._access.note("POST", target, reply.status_code, seconds, key, request_id.decode(), reply.reason)
         return reply
 
     def _concerns(self, headers: Sequence[Header]) -> bool:

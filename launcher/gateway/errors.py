@@ -17,6 +17,7 @@ from launcher.errors import (
     DeadlineExceeded,
     HeadTimeout,
     HeadTooLarge,
+    MalformedRequest,
     ModelNotFound,
     NotReady,
     Overloaded,
@@ -28,31 +29,36 @@ from launcher.errors import (
     UnsupportedBody,
 )
 from launcher.gateway.reply import Header, JsonReply
+from launcher.telemetry.hooks import Reason
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
+    """``reason`` is the word of the metrics."""
+
     status: int
     type: str
+    reason: Reason
     code: str | None = None
 
 
 # The first class that fits decides, so that a more particular one stands above its base.
 MEANINGS: tuple[tuple[type[Exception], Meaning], ...] = (
-    (Unauthorized, Meaning(401, "authentication_error")),
-    (ModelNotFound, Meaning(404, "invalid_request_error")),
-    (HeadTimeout, Meaning(408, "timeout_error")),
-    (BodyTooLarge, Meaning(413, "invalid_request_error")),
-    (UnsupportedBody, Meaning(415, "invalid_request_error")),
-    (HeadTooLarge, Meaning(431, "invalid_request_error")),
-    (RequestError, Meaning(400, "invalid_request_error")),
-    (Overloaded, Meaning(429, "overloaded_error", "overloaded")),
-    (RateLimited, Meaning(429, "rate_limit_error", "rate_limit_exceeded")),
-    (TooManyConnections, Meaning(503, "unavailable_error", "too_many_connections")),
-    (NotReady, Meaning(503, "unavailable_error", "not_ready")),
-    (DeadlineExceeded, Meaning(504, "timeout_error", "deadline_exceeded")),
+    (Unauthorized, Meaning(401, "authentication_error", "unauthorized")),
+    (ModelNotFound, Meaning(404, "invalid_request_error", "model_not_found")),
+    (HeadTimeout, Meaning(408, "timeout_error", "head_timeout")),
+    (BodyTooLarge, Meaning(413, "invalid_request_error", "body_too_large")),
+    (UnsupportedBody, Meaning(415, "invalid_request_error", "unsupported_body")),
+    (HeadTooLarge, Meaning(431, "invalid_request_error", "head_too_large")),
+    (MalformedRequest, Meaning(400, "invalid_request_error", "malformed")),
+    (RequestError, Meaning(400, "invalid_request_error", "invalid")),
+    (Overloaded, Meaning(429, "overloaded_error", "overloaded", "overloaded")),
+    (RateLimited, Meaning(429, "rate_limit_error", "rate_limited", "rate_limit_exceeded")),
+    (TooManyConnections, Meaning(503, "unavailable_error", "too_many_connections", "too_many_connections")),
+    (NotReady, Meaning(503, "unavailable_error", "not_ready", "not_ready")),
+    (DeadlineExceeded, Meaning(504, "timeout_error", "deadline_exceeded", "deadline_exceeded")),
 )
-INTERNAL = Meaning(500, "server_error", "internal_error")
+INTERNAL = Meaning(500, "server_error", "internal_error", "internal_error")
 
 
 def error_body(message: str, type: str, param: str | None, code: str | None) -> bytes:
@@ -76,14 +82,14 @@ def error_response(error: SglEmbedError) -> JsonReply:
         headers.append((b"connection", b"close"))
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
-    return JsonReply(error_body(str(error), meaning.type, param, code), meaning.status, headers)
+    return JsonReply(error_body(str(error), meaning.type, param, code), meaning.status, headers, reason=meaning.reason)
 
 
 def internal_error(message: str) -> JsonReply:
     """500 without internals: the request id of the header finds the details in the log."""
     message = f"{message}; the server's log has the details under this x-request-id"
     body = error_body(message, INTERNAL.type, None, INTERNAL.code)
-    return JsonReply(body, INTERNAL.status)
+    return JsonReply(body, INTERNAL.status, reason=INTERNAL.reason)
 
 
 def http_error_response(request: Request, error: Exception) -> JsonReply:
@@ -95,4 +101,4 @@ def http_error_response(request: Request, error: Exception) -> JsonReply:
     }
     message = messages.get(error.status_code, error.detail)
     headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
-    return JsonReply(error_body(message, "invalid_request_error", None, None), error.status_code, headers)
+    return JsonReply(error_body(message, "invalid_request_error", None, None), error.status_code, headers, reason="not_found")

@@ -55,7 +55,8 @@ class RequestContext:
         caller = scope.get("caller")
         key = caller.name if caller else None
         seconds = time.perf_counter() - started
-        self._access.note(scope["method"], scope["raw_path"], status, seconds, key, scope["request_id"])
+        reason = scope.get("rejected")
+        self._access.note(scope["method"], scope["raw_path"], status, seconds, key, scope["request_id"], reason)
 
 
 class RequireKey:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from launcher.telemetry.hooks import Reason
+
 Header = tuple[bytes, bytes]
 
 # What is handed over at once for a client to take. The rest waits here, where it is counted, and not in the transport.
@@ -16,11 +18,19 @@ PIECE_BYTES = 256 << 10
 class JsonReply(Response):
     """Takes its body and headers as the bytes that are sent; Starlette's own encodes each header again for each reply.
 
-    ``tokens`` is what it cost the engine, for the caller's account.
+    ``tokens`` is what it cost the engine, for the caller's account; ``reason`` why it is an error, None where it is none.
     """
 
-    def __init__(self, body: bytes, status: int = 200, headers: Sequence[Header] = (), tokens: int = 0) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        status: int = 200,
+        headers: Sequence[Header] = (),
+        tokens: int = 0,
+        reason: Reason | None = None,
+    ) -> None:
         self.status_code = status
+        self.reason = reason
         self.tokens = tokens
         self.body = body
         self.background = None
@@ -28,6 +38,8 @@ class JsonReply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Returns once the client has taken what is longer than a piece, but for a little."""
+        if self.reason:
+            scope["rejected"] = self.reason
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if len(self.body) > PIECE_BYTES:
             view = memoryview(self.body)

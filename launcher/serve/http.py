@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from launcher.errors import TooManyConnections
+from launcher.gateway.access import AccessLog
 from launcher.gateway.door import Door
 from launcher.gateway.errors import error_response
 from launcher.serve.accept import Acceptor
@@ -34,7 +35,13 @@ class HttpServer(uvicorn.Server):
     """When to stop is decided by ``run_server``, not by uvicorn's signal handlers."""
 
     def __init__(
-        self, app: ASGIApp, door: Door, max_connections: int, timeouts: Timeouts, certificate: Certificate | None
+        self,
+        app: ASGIApp,
+        door: Door,
+        access: AccessLog,
+        max_connections: int,
+        timeouts: Timeouts,
+        certificate: Certificate | None,
     ) -> None:
         super().__init__(
             uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False),
@@ -42,6 +49,7 @@ class HttpServer(uvicorn.Server):
         self.config.load()
         self.server_state: Connections = Connections()
         self._door = door
+        self._access = access
         self._max_connections = max_connections
         self._timeouts = timeouts
         self._certificate = certificate
@@ -57,7 +65,7 @@ class HttpServer(uvicorn.Server):
         elif len(self.server_state.connections) + len(self.server_state.arriving) >= self._max_connections:
             self._turn_away(connection)
         else:
-            protocol = HttpProtocol(self.config, self.server_state, self._door, self._timeouts)
+            protocol = HttpProtocol(self.config, self.server_state, self._door, self._access, self._timeouts)
             opening = asyncio.create_task(self._open(connection, protocol))
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
@@ -118,6 +126,7 @@ class HttpServer(uvicorn.Server):
         if now >= self._warn_from:
             self._warn_from = now + WARN_AGAIN_S
             log.warning("refusing connections: %d are open (server.max_connections)", self._max_connections)
+        self._access.turned_away("too_many_connections")
         with connection, suppress(OSError):
             # A TLS client could read it only after a handshake, which is what costs most.
             if not self._certificate:

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from launcher.errors import HeadTimeout, HeadTooLarge, MalformedRequest, SglEmbedError
-from launcher.gateway.access import new_request_id
+from launcher.gateway.access import AccessLog, new_request_id
 from launcher.gateway.door import Door
 from launcher.gateway.errors import error_response
 from launcher.gateway.reply import Header, JsonReply
@@ -63,10 +63,11 @@ class Answered:
 class HttpProtocol(HttpToolsProtocol):
     """A client's part is bounded at every step; ``check`` is called every so often, which is cheaper than a timer each."""
 
-    def __init__(self, config: Config, state: Connections, door: Door, timeouts: Timeouts) -> None:
+    def __init__(self, config: Config, state: Connections, door: Door, access: AccessLog, timeouts: Timeouts) -> None:
         super().__init__(config, state, app_state={})
         self._arriving = state.arriving
         self._door = door
+        self._access = access
         self._timeouts = timeouts
         self._arriving.add(self)
         # When the head that is arriving in several pieces began, else when the connection was last in use.
@@ -250,6 +251,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _send_refusal(self, error: SglEmbedError) -> None:
         reply, request_id = error_response(error), new_request_id()
+        if reply.reason:
+            self._access.turned_away(reply.reason)
         log.info("refused %s: %d %s id=%s", self._peer(), reply.status_code, error, request_id.decode())
         headers = [*self.server_state.default_headers, (b"x-request-id", request_id)]
         self.transport.write(whole_reply(reply, headers, close=True))

@@ -32,4 +32,4 @@ class Setup:
 
 def build_http(parts: Parts, server: Server, max_connections: int, certificate: Certificate | None) -> HttpServer:
     timeouts = Timeouts(keep_alive=server.keep_alive_s, head=server.head_timeout_s, send=server.send_timeout_s)
-    return HttpServer(parts.app, parts.door, max_connections, timeouts, certificate)
+    return HttpServer(parts.app, parts.door, parts.access, max_connections, timeouts, certificate)

@@ -8,6 +8,24 @@ from typing import Literal, Protocol
 CacheLevel = Literal["memory", "redis"]
 Task = Literal["embeddings", "tokenize"]
 Stage = Literal["tokenize", "cache", "queue", "inference", "encode"]
+# Why a request got no answer of the kind that it asked for.
+Reason = Literal[
+    "malformed",
+    "head_too_large",
+    "head_timeout",
+    "body_too_large",
+    "unsupported_body",
+    "invalid",
+    "not_found",
+    "model_not_found",
+    "unauthorized",
+    "rate_limited",
+    "overloaded",
+    "too_many_connections",
+    "not_ready",
+    "deadline_exceeded",
+    "internal_error",
+]
 ProcessState = Literal["new", "starting", "ready", "draining", "dead"]
 
 
@@ -17,7 +35,11 @@ class Hooks(Protocol):
     def offered(self, task: Task) -> None:
         """A request for ``task`` arrived, whatever becomes of it."""
 
-    def answered(self, task: Task, status: int, seconds: float) -> None: ...
+    def answered(self, task: Task, status: int, seconds: float) -> None:
+        """That request was answered, or its client has gone (499)."""
+
+    def rejected(self, reason: Reason) -> None:
+        """A request on any path but the probes', or a connection, got an error instead."""
 
     def stage(self, stage: Stage, seconds: float) -> None: ...
 
@@ -44,7 +66,10 @@ class Hooks(Protocol):
 
 
 class ProcessHooks(Protocol):
-    """About the processes that the server started: its workers, and its gateways where there are several."""
+    """About the engine, and the processes that the server started: its workers, and its gateways where there are several."""
+
+    def model_loaded(self, seconds: float) -> None:
+        """The engine passed its self-test, this long after it was started."""
 
     def process_state(self, process: str, state: ProcessState) -> None:
         """Its state from now on."""

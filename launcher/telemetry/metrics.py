@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from launcher.telemetry.hooks import CacheLevel, ProcessState, Stage, Task
+from launcher.telemetry.hooks import CacheLevel, ProcessState, Reason, Stage, Task
 
 # Read by prometheus_client when it is imported.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -52,6 +52,7 @@ class Metrics:
             return Gauge(f"embedding_{name}", text, labels, multiprocess_mode=mode, registry=registry)
 
         offered = counter("requests_offered", "Requests that arrived, refused ones included.", "task")
+        rejected = counter("requests_rejected", "Requests and connections that got an error; probes are left out.", "reason")
         requests = counter("requests", "Requests answered.", "task", "status")
         duration = histogram("request_duration_seconds", "From the request's head to the reply's end.", SECONDS, "task")
         stages = histogram("stage_duration_seconds", "Time of one request in one stage.", SECONDS, "stage")
@@ -66,6 +67,7 @@ class Metrics:
         self._key_requests = counter("key_requests", "Requests with this API key, refused ones included.", "key")
         self._key_limited = counter("key_limited_requests", "Requests refused because the key's limits were used up.", "key")
         self._key_tokens = counter("key_tokens", "Tokens of inputs answered for this API key.", "key")
+        under_way = gauge("requests_in_flight", "Requests that have arrived and are not answered yet.", "livesum", "task")
         self._in_flight = gauge("tokens_in_flight", "Tokens waiting or running.", "livesum")
         # As the process that is asked sees it: it sets the value just before it shows it.
         self._is_ready = gauge("ready", "1 while new requests are taken.", "livemostrecent")
@@ -75,15 +77,22 @@ class Metrics:
         self._stages = {stage: stages.labels(stage) for stage in get_args(Stage)}
         self._cached = {level: cached.labels(level) for level in get_args(CacheLevel)}
         self._callers: dict[str, _Caller] = {}
-        self._tasks = {task: _Task(task, offered, requests, duration) for task in get_args(Task)}
+        self._rejected = {reason: rejected.labels(reason) for reason in get_args(Reason)}
+        self._tasks = {task: _Task(task, offered, requests, duration, under_way) for task in get_args(Task)}
 
     def offered(self, task: Task) -> None:
-        self._tasks[task].offered.inc()
+        series = self._tasks[task]
+        series.offered.inc()
+        series.in_flight.inc()
 
     def answered(self, task: Task, status: int, seconds: float) -> None:
         series = self._tasks[task]
         series.answered(status).inc()
         series.duration.observe(seconds)
+        series.in_flight.dec()
+
+    def rejected(self, reason: Reason) -> None:
+        self._rejected[reason].inc()
 
     def stage(self, stage: Stage, seconds: float) -> None:
         self._stages[stage].observe(seconds)
@@ -141,10 +150,19 @@ class ProcessMetrics:
         restarts = Counter(
             "embedding_process_restarts", "Processes started in the place of one that ended.", ["process"], registry=registry
         )
+        self._loaded = Gauge(
+            "embedding_model_load_seconds",
+            "From the engine's start until its self-test was passed.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         self._states = {
             process: {state: states.labels(process, state) for state in get_args(ProcessState)} for process in processes
         }
         self._restarts = {process: restarts.labels(process) for process in processes}
+
+    def model_loaded(self, seconds: float) -> None:
+        self._loaded.set(seconds)
 
     def process_state(self, process: str, state: ProcessState) -> None:
         for candidate, series in self._states[process].items():
@@ -184,9 +202,10 @@ def forget_process(pid: int, folder: Path) -> None:
 class _Task:
     """The series of one task."""
 
-    def __init__(self, task: Task, offered: Counter, requests: Counter, duration: Histogram) -> None:
+    def __init__(self, task: Task, offered: Counter, requests: Counter, duration: Histogram, in_flight: Gauge) -> None:
         self.offered = offered.labels(task)
         self.duration = duration.labels(task)
+        self.in_flight = in_flight.labels(task)
         self._requests = requests
         self._task = task
         self._answered: dict[int, Counter] = {}
