@@ -37,7 +37,7 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
 .PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e chaos soak gpu-check lint \
-	format notebooks bench bench-gpu overload need-wrk bundle lock audit clean
+	format notebooks bench bench-gpu overload need-wrk bundle lock metrics-doc audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -109,6 +109,9 @@ lock: $(UV) ## Write requirements/*.txt anew from pyproject.toml and requirement
 	@$(COMPILE) pyproject.toml requirements/sglang-0.5.17.in --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.17.txt
 	@cp requirements/dev.txt requirements/sglang-0.5.23.txt   # versions that are there already are kept
 	@$(COMPILE) pyproject.toml --extra sglang --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.23.txt
+
+metrics-doc: $(DEV) ## Write docs/metrics.md anew from the code
+	@$(BIN)/python -m monitoring.reference
 
 audit: $(AUDIT)/.installed ## Look the locked versions up in a list of known vulnerabilities
 	@$(BIN)/python -m deploy.audit $(AUDIT)/bin/pip-audit
