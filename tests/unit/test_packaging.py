@@ -113,3 +113,11 @@ def test_command_line_starts_without_loading_an_engine() -> None:
     program = "import sys, launcher.cli; print(sorted({'torch', 'sglang', 'openvino', 'numpy'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["engine", "int8", "weights"])
+def test_openvino_reports_to_nobody(module: str) -> None:
+    shown = "[name for name in sys.modules if name.startswith('openvino_telemetry.')]"
+    program = f"import sys, launcher.engines.openvino.{module}; print({shown})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
