@@ -14,7 +14,8 @@ from launcher.config.load import load_config
 from launcher.config.schema import Config
 
 FOLDER = Path(__file__).parents[2] / "configs"
-FILES = sorted(FOLDER.glob("*.yaml"))
+KUSTOMIZATION = FOLDER / "kustomization.yaml"
+FILES = sorted(set(FOLDER.glob("*.yaml")) - {KUSTOMIZATION})
 PRODUCTION = [file for file in FILES if file.name != "local.yaml"]
 BGE = [file for file in FILES if "BAAI/bge" in file.read_text(encoding="utf-8")]
 # From the model card of BAAI/bge-large-zh-v1.5.
@@ -125,6 +126,11 @@ def test_engines_and_workers() -> None:
             # "auto" would serve from the CPU where the GPU is missing.
             assert (engine.name, engine.sglang.device, engine.dtype) == ("sglang", "cuda", "float16")
             assert engine.workers == (0 if name.endswith("multi-gpu") else 1)
+
+
+def test_a_cluster_gets_those_for_production() -> None:
+    (generator,) = yaml.safe_load(KUSTOMIZATION.read_text(encoding="utf-8"))["configMapGenerator"]
+    assert generator["files"] == [file.name for file in PRODUCTION]
 
 
 @pytest.mark.parametrize("file", FILES, ids=by_name)
