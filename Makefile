@@ -16,6 +16,8 @@ INFINITY := build/bench/infinity
 AUDIT := build/audit
 # checkov and hadolint.
 MANIFESTS := build/manifests
+# The schemas of custom resources, from npm.
+CRDS := build/crds
 # The older SGLang, in an environment of its own, since it wants another torch.
 SGLANG_0_5_17 := build/sglang-0.5.17
 # The Python that gpu-check and bench-gpu run in. One of your own, such as one installed from a bundle, needs no network.
@@ -36,8 +38,8 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 # A stamp holds the folder it was made in: a moved checkout, or a Python that went away, starts over.
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
-.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e chaos soak gpu-check lint \
-	format notebooks bench bench-gpu overload need-wrk bundle lock metrics-doc audit clean
+.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e test-k8s chaos soak gpu-check \
+	lint k8s-check format notebooks bench bench-gpu overload need-wrk bundle lock metrics-doc audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -54,17 +56,18 @@ serve: $(LIGHT) ## Serve CONFIG on port 30000; ARGS is passed on to `sgl-embed s
 plan: $(LIGHT) ## Print what `make serve` would start
 	@exec $(BIN)/sgl-embed plan --config $(CONFIG) $(ARGS)
 
-test: $(DEV) $(SGLANG_0_5_17)/.installed ## Run the tests; ARGS is passed on to pytest
+test: $(DEV) $(SGLANG_0_5_17)/.installed $(MANIFESTS)/.installed $(CRDS)/.installed ## Run the tests; ARGS is passed on to pytest
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-e2e: $(SGLANG_0_5_17)/.installed
+test-k8s: $(MANIFESTS)/.installed $(CRDS)/.installed
 chaos: $(DEV) ## Kill, stop, starve and flood real servers: the tests of tests/chaos; 9 minutes
 	@$(BIN)/python -m pytest -s tests/chaos $(ARGS)
 
 soak: $(DEV) ## Ten minutes of mixed requests on each engine; the memory must stay what it was
 	@SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/chaos/test_soak.py $(ARGS)
 
-test-unit test-cache test-gateway test-engines test-e2e: $(DEV) ## Run this folder of the tests
+test-unit test-cache test-gateway test-engines test-e2e test-k8s: $(DEV) ## Run this folder of the tests
 	@$(BIN)/python -m pytest $(@:test-%=tests/%) $(ARGS)
 
 gpu-check: $(GPU_READY) ## Compare SGLang's vectors on this machine's NVIDIA GPU with transformers in float32
@@ -72,6 +75,9 @@ gpu-check: $(GPU_READY) ## Compare SGLang's vectors on this machine's NVIDIA GPU
 
 lint: $(DEV) ## Check style and types
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+
+k8s-check: $(DEV) $(MANIFESTS)/.installed $(CRDS)/.installed ## Check manifests, Dockerfiles and proxies without a cluster; ARGS='--only RUNG ...'
+	@$(BIN)/python -m deploy.check $(ARGS)
 
 format: $(DEV) ## Put the code into the style that lint checks
 	@$(BIN)/ruff check --fix && $(BIN)/ruff format
@@ -107,6 +113,7 @@ lock: $(UV) ## Write requirements/*.txt anew from pyproject.toml and requirement
 	@$(COMPILE) requirements/image.in -o requirements/image.txt
 	@$(COMPILE) requirements/bench-infinity.in -o requirements/bench-infinity.txt
 	@$(COMPILE) pyproject.toml requirements/sglang-0.5.17.in --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.17.txt
+	@cd deploy/check && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --loglevel error
 	@cp requirements/dev.txt requirements/sglang-0.5.23.txt   # versions that are there already are kept
 	@$(COMPILE) pyproject.toml --extra sglang --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.23.txt
 
@@ -165,6 +172,13 @@ $(MANIFESTS)/.installed: $(UV) requirements/manifests.txt
 	@echo 'Installing checkov and hadolint into $(MANIFESTS)/'
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(MANIFESTS)
 	@$(UV_INSTALL) --quiet --python $(MANIFESTS)/bin/python -r requirements/manifests.txt
+	@touch $@
+
+$(CRDS)/.installed: deploy/check/package.json deploy/check/package-lock.json
+	@command -v npm >/dev/null || { echo 'npm is not installed. On Debian and Ubuntu: apt install nodejs npm' >&2; exit 1; }
+	@echo 'Installing the schemas of custom resources into $(CRDS)/'
+	@mkdir -p $(CRDS) && cp $^ $(CRDS)/
+	@cd $(CRDS) && npm ci --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@
 
 $(INFINITY)/.installed: $(UV) requirements/bench-infinity.txt

@@ -94,8 +94,13 @@ def _hpa_sim(arguments: argparse.Namespace) -> int:
     return hpa_sim(arguments.manifest, cluster, trace, limits, arguments.plot)
 
 
+def config_source(arguments: argparse.Namespace) -> ConfigSource:
+    """Of a command that takes a configuration."""
+    return ConfigSource(arguments.config, (*_shortcuts(arguments), *arguments.set))
+
+
 def _configured(arguments: argparse.Namespace) -> tuple[Config, ConfigSource, Log]:
-    source = ConfigSource(arguments.config, (*_shortcuts(arguments), *arguments.set))
+    source = config_source(arguments)
     config = source.read()
     return config, source, start_logging(config.log.level, config.log.file)
 

@@ -1,0 +1,1 @@
+"""Everything about the manifests, images and proxies that can be checked without a cluster: ``python -m deploy.check``."""
