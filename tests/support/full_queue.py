@@ -15,6 +15,8 @@ from tests.support.texts import all_different
 
 # 290,000 tokens take one thread seconds.
 LONG_INPUT = all_different(580, 500)
+# Each with [CLS] and [SEP].
+LONG_TOKENS = 580 * 502
 SMALL_QUEUE = (
     *("--engine", "openvino", "--set", "engine.dtype=float32", "--set", "engine.openvino.threads=1"),
     *("--set", "queue.max_tokens=1000"),
@@ -23,8 +25,17 @@ SMALL_QUEUE = (
 
 @contextmanager
 def full_queue(server: RunningServer, key: str = "") -> Iterator[None]:
-    """Until the end of the block a long request is in flight; then its client leaves."""
-    body = json.dumps({"model": "tiny-zh", "input": LONG_INPUT}).encode()
+    """Until the end of the block a long request is in flight; then its client leaves, and the server drops it."""
+    with long_request(server, key):
+        yield
+        assert tokens_in_flight(server)
+    wait_for_tokens(server, some=False)
+
+
+@contextmanager
+def long_request(server: RunningServer, key: str = "", model: str = "tiny-zh") -> Iterator[None]:
+    """In flight at the beginning of the block; at its end the client leaves."""
+    body = json.dumps({"model": model, "input": LONG_INPUT}).encode()
     head = (
         "POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         f"authorization: Bearer {key}\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -33,8 +44,6 @@ def full_queue(server: RunningServer, key: str = "") -> Iterator[None]:
         busy.sendall(head.encode() + body)
         wait_for_tokens(server, some=True)
         yield
-        assert tokens_in_flight(server)
-    wait_for_tokens(server, some=False)
 
 
 def wait_for_tokens(server: RunningServer, *, some: bool) -> None:

@@ -1,0 +1,90 @@
+"""A real Prometheus of the test's own, on a free port, that scrapes the servers it is told of."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import yaml
+
+from tests.support.processes import wait_until
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+# Its parts begin one after the other; this is said by the one that answers, once it has a port.
+LISTENING = re.compile(r'msg="Listening on" address=(\S+)')
+MISSING = "these tests need Prometheus: apt install prometheus (Debian, Ubuntu), brew install prometheus (macOS)"
+
+
+class RunningPrometheus:
+    """Starts at once; ``wait_ready`` returns when it has scraped each of ``servers`` (their base URLs)."""
+
+    def __init__(self, folder: Path, servers: Sequence[str], scrape_interval_s: int) -> None:
+        program = shutil.which("prometheus")
+        assert program, MISSING
+        self._log = folder / "prometheus.log"
+        self._scrape_interval_s = scrape_interval_s
+        self._servers = len(servers)
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration(servers, scrape_interval_s)), encoding="utf-8")
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [
+                    *(program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'series'}"),
+                    *("--web.listen-address=127.0.0.1:0", "--log.format=logfmt"),
+                ],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_ready(self) -> RunningPrometheus:
+        wait_until("Prometheus listens", lambda: LISTENING.search(self._read_log()) is not None, START_TIMEOUT_S)
+        found = LISTENING.search(self._read_log())
+        assert found
+        self._client = httpx.Client(base_url=f"http://{found[1]}", timeout=30)
+        wait_until("Prometheus is ready", lambda: self._client.get("/-/ready").status_code == 200, START_TIMEOUT_S)
+        timeout_s = START_TIMEOUT_S + self._scrape_interval_s
+        wait_until("all are scraped", lambda: self.values("count(up == 1)") == [self._servers], timeout_s)
+        return self
+
+    def values(self, query: str, at: float | None = None) -> list[float]:
+        """Of each series in the result, as of the moment ``at`` (seconds since 1970) or of now."""
+        reply = self._client.get("/api/v1/query", params={"query": query, **({} if at is None else {"time": at})})
+        assert reply.status_code == 200, reply.text
+        return [float(series["value"][1]) for series in reply.json()["data"]["result"]]
+
+    def value(self, query: str, at: float | None = None) -> float:
+        """As the autoscaler has it, which refuses a result of none or of several series."""
+        (value,) = self.values(query, at)
+        return value
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(STOP_TIMEOUT_S)
+
+    def _read_log(self) -> str:
+        log = self._log.read_text(encoding="utf-8")
+        assert self._process.poll() is None, log
+        return log
+
+
+def configuration(servers: Sequence[str], scrape_interval_s: int) -> dict[str, object]:
+    targets = [urlsplit(server).netloc for server in servers]
+    return {
+        "global": {"scrape_interval": f"{scrape_interval_s}s", "scrape_timeout": f"{scrape_interval_s}s"},
+        "scrape_configs": [{"job_name": "sgl-embed", "static_configs": [{"targets": targets}]}],
+    }
+
+
+@contextmanager
+def running_prometheus(folder: Path, servers: Sequence[str], scrape_interval_s: int = 1) -> Iterator[RunningPrometheus]:
+    prometheus = RunningPrometheus(folder, servers, scrape_interval_s)
+    try:
+        yield prometheus.wait_ready()
+    finally:
+        prometheus.stop()
