@@ -24,6 +24,8 @@ SGLANG_0_5_17 := build/sglang-0.5.17
 GPU_PYTHON ?=
 GPU_READY = $(if $(GPU_PYTHON),,$(DEV))
 GPU_TESTS := tests/engines/test_sglang_model.py tests/e2e/test_parity.py
+# What make capacity measures; without it one is started with CONFIG.
+URL ?=
 # What make bundle gathers; without SGLANG the light set, for serving on a CPU.
 SGLANG ?=
 PYTHON_VERSION ?= 3.11
@@ -39,7 +41,7 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
 .PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e test-k8s chaos soak gpu-check \
-	lint k8s-check format notebooks bench bench-gpu overload need-wrk bundle lock metrics-doc audit clean
+	lint k8s-check format notebooks bench bench-gpu overload capacity need-wrk bundle lock metrics-doc audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -94,6 +96,9 @@ bench-gpu: need-wrk $(GPU_READY) ## Compare with stock SGLang on this machine's 
 
 overload: $(DEV) ## Ask five times as much of a server as it can do, and say what held; 2 minutes, ARGS=--help for more
 	@exec $(BIN)/python -m benchmarks.overload $(ARGS)
+
+capacity: $(DEV) ## Find what one pod can do, that at URL or one of CONFIG, and the autoscaler's numbers; 4 minutes, ARGS=--help for more
+	@exec $(BIN)/python -m benchmarks.capacity $(if $(URL),--url '$(URL)',--config $(CONFIG)) $(ARGS)
 
 bundle: $(LIGHT) ## Gather wheels and MODEL in BUNDLE, for a machine without a network; docs/operations/air-gapped.md
 	@$(BIN)/python -m deploy.bundle $(BUNDLE_OPTIONS)

@@ -14,6 +14,8 @@ from tests.support.texts import COMMON
 # The name every contender serves its model under.
 MODEL_NAME = "bench"
 SPECIAL_TOKENS = 2
+# Characters that make a text differ from all others; equal ones would be encoded once.
+DISTINCT = 3
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ def repeated_bodies(requests: int, distinct_texts: int, characters: int, seed: i
     share = 1 / np.arange(1, distinct_texts + 1)
     drawn = rng.choice(distinct_texts, requests, p=share / share.sum())
     return Bodies(tuple((texts[i],) for i in drawn))
+
+
+def number(i: int) -> str:
+    """``DISTINCT`` Chinese characters, others for each ``i``."""
+    first, size = ord("一"), 20_000
+    return "".join(chr(first + i // size**place % size) for place in range(DISTINCT))
 
 
 def random_text(rng: np.random.Generator, characters: int) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.bodies import Bodies
-from benchmarks.server import ContenderFailed, Server, vectors_in
+from benchmarks.server import Server, vectors_in
+from benchmarks.target import ContenderFailed
 
 # bfloat16 and float16 cost some; another text's vector is far below.
 MIN_COSINE = 0.99

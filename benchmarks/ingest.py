@@ -13,7 +13,8 @@ import numpy as np
 
 from benchmarks.bodies import Bodies, distinct_bodies, request_body
 from benchmarks.records import Figures
-from benchmarks.server import ContenderFailed, Server
+from benchmarks.server import Server
+from benchmarks.target import ContenderFailed
 
 INGESTED_TEXTS = 2048
 INGESTED_CHARACTERS = 16

@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.bodies import Bodies
 from benchmarks.machine import busy_s, own_s
 from benchmarks.records import Figures
-from benchmarks.server import ContenderFailed, Server
+from benchmarks.server import Server
+from benchmarks.target import ContenderFailed
 
 SCRIPT = Path(__file__).with_name("rotate.lua")
 MARK = "RESULT "

@@ -21,7 +21,8 @@ from benchmarks.load import measure, run_wrk
 from benchmarks.machine import load_per_core, machine, versions
 from benchmarks.models import MODELS
 from benchmarks.records import Figures, Measurement, Run, Started, median_of
-from benchmarks.server import ContenderFailed, Server, free_port, running
+from benchmarks.server import Server, free_port, running
+from benchmarks.target import ContenderFailed
 from tests.support.checkpoints import BGE_LARGE, TINY, write_checkpoint
 
 SHAPES = {"tiny": TINY, "large": BGE_LARGE}

@@ -15,15 +15,12 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.target import EMBEDDINGS, ContenderFailed, Target
+
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 15.0
-REPLY_TIMEOUT_S = 300.0
 PROBE_INTERVAL_S = 0.1
 LOG_TAIL_LINES = 15
-
-
-class ContenderFailed(Exception):
-    """It did not start, or answered wrongly; the message says how."""
 
 
 class Server:
@@ -31,7 +28,8 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.port = port
-        self.url = f"http://127.0.0.1:{port}/v1/embeddings"
+        self.url = f"http://127.0.0.1:{port}{EMBEDDINGS}"
+        self.target = Target("127.0.0.1", port)
         self.seconds_to_first_reply = 0.0
         self._process = process
         self._root = psutil.Process(process.pid)
@@ -39,25 +37,11 @@ class Server:
         self._started = time.monotonic()
 
     def post(self, body: bytes) -> bytes:
-        """The reply to one request. Raises ``ContenderFailed`` where it is not 200, ``OSError`` where there is none."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=REPLY_TIMEOUT_S)
-        try:
-            connection.request("POST", "/v1/embeddings", body, {"Content-Type": "application/json"})
-            reply = connection.getresponse()
-            content = reply.read()
-        finally:
-            connection.close()
-        if reply.status != 200:
-            raise ContenderFailed(f"status {reply.status}: {content[:300].decode(errors='replace')}")
-        return content
+        """As ``Target.post``."""
+        return self.target.post(body)
 
     def get(self, path: str) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=REPLY_TIMEOUT_S)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().read().decode()
-        finally:
-            connection.close()
+        return self.target.get(path)
 
     def wait_ready(self, body: bytes) -> None:
         """Until ``body`` is answered."""

@@ -7,11 +7,11 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bodies import MODEL_NAME, request_body
 from benchmarks.contenders import environment_of
+from benchmarks.cores import Split, split_cores
 from benchmarks.machine import machine
 from benchmarks.overload.bars import Observed, judge, table
 from benchmarks.overload.run import FACTOR, Schedule, observe
@@ -52,32 +52,11 @@ def main() -> int:
     return 0 if all(verdict.held for verdict in verdicts) else 1
 
 
-@dataclass(frozen=True)
-class Split:
-    """Which cores the server and the load run on: different ones, as where clients have machines of their own."""
-
-    server: frozenset[int]
-    load: frozenset[int]
-
-
-def split_cores(*, shared: bool) -> Split:
-    cores = sorted(os.sched_getaffinity(0))
-    if shared or len(cores) < 2:
-        return Split(frozenset(cores), frozenset(cores))
-    return Split(frozenset(cores[:-1]), frozenset(cores[-1:]))
-
-
-def cores_of(split: Split) -> str:
-    if split.server == split.load:
-        return "which the server shares with the load"
-    return f"{len(split.server)} for the server and {len(split.load)} for the load"
-
-
 def describe(arguments: argparse.Namespace, observed: Observed, here: Mapping[str, object], split: Split) -> str:
     seconds = observed.end - observed.begin
     return (
         f"{arguments.engine}, the shape of bge-{arguments.shape}, dtype {arguments.dtype}; {here['cpu']}, "
-        f"{here['cores']} cores, {cores_of(split)}; {observed.load_cores:.2f} were busy with "
+        f"{here['cores']} cores, {split}; {observed.load_cores:.2f} were busy with "
         f"making the load and {observed.other_cores:.2f} with what has no part in it.\n"
         f"In a closed loop {observed.capacity:.0f} requests/s were answered; {len(observed.overload) / seconds:.0f}/s "
         f"({FACTOR:g} times what was measured before) were asked for {seconds:.0f} s.\n"

@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.machine import busy_s, own_s
 from benchmarks.overload.bars import Observed, Rows
 from benchmarks.overload.watch import watching
-from benchmarks.server import ContenderFailed, Server
+from benchmarks.server import Server
+from benchmarks.target import ContenderFailed
 
 FACTOR = 5.0
 # Of capacity: enough requests to say what is normal, and nothing waits.

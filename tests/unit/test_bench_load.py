@@ -18,7 +18,7 @@ from benchmarks.cases import ALL_CASES, CASES, LOOP, SUITES, Case, needs_gpu, se
 from benchmarks.contenders import Place, command_of, shown
 from benchmarks.load import rate, run_wrk, timed_figures
 from benchmarks.models import MODELS
-from benchmarks.server import ContenderFailed
+from benchmarks.target import ContenderFailed
 from launcher.embedding.tokens import Tokenizer
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.clients import answered_per_s
 from benchmarks.overload.bars import Observed, goodput, judge, recovery_s, table
-from benchmarks.overload.load import capacity
 
 
 def rows(begin: float, end: float, rate: float, took: float, status: int) -> np.ndarray:
@@ -74,4 +74,4 @@ def test_recovery_ends_with_the_last_slow_window_before_a_second_and_a_half_of_n
 
 def test_capacity_leaves_out_the_beginning_and_what_was_refused():
     answered = [(float(at), 0.5, 200) for at in range(100)] + [(float(at), 0.1, 429) for at in range(100)]
-    assert capacity(answered, 100.0) == pytest.approx(1.0)
+    assert answered_per_s(answered, 100.0) == pytest.approx(1.0)
