@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.bodies import MODEL_NAME, request_body
-from benchmarks.capacity.advice import Pod, figure
+from benchmarks.capacity.advice import TARGET, Pod, figure
 from benchmarks.capacity.knee import knee
 from benchmarks.capacity.mix import SAMPLE, Inputs, bodies, made_up, mean_tokens, parse_tokens, real
 from benchmarks.capacity.report import describe, summary, table
@@ -92,7 +92,7 @@ def explore(arguments: argparse.Namespace, target: Target) -> int:
     if best is None:
         print(f"\nNo level kept a p95 of {arguments.max_p95_ms:g} ms without refusals: raise --max-p95-ms, or lower the load")
         return 1
-    pod = Pod(best.requests_per_s, tokens, levels[0].p50_ms / 1e3)
+    pod = Pod(best.requests_per_s, tokens, levels[0].p50_ms / 1e3, arguments.target)
     at_target = open_at(target, sent, pod.target_qps, 2 * arguments.seconds)
     print(f"\n{summary(pod, best, at_target, arguments.max_p95_ms)}\n")
     usual, peak = arguments.usual_qps or pod.qps, arguments.peak_qps or 8 * pod.qps
@@ -127,6 +127,7 @@ def parse() -> argparse.Namespace:
     levels.add_argument("--max-p95-ms", type=number, default=200.0, metavar="MS", help="the latency that is wanted (200)")
     levels.add_argument("--max-clients", type=int, default=1024, metavar="N", help="where to stop at last (1024)")
     wanted = parser.add_argument_group("what is wanted of all pods")
+    wanted.add_argument("--target", type=argument(share), default=TARGET, metavar="SHARE", help="of what one can do (0.65)")
     wanted.add_argument("--usual-qps", type=number, metavar="N", help="requests a second on a quiet day (what one pod can do)")
     wanted.add_argument("--peak-qps", type=number, metavar="N", help="requests a second at the peak (eight times that)")
     wanted.add_argument(
@@ -158,6 +159,12 @@ def above_zero(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise ValueError(f"expected a number above 0, got {text}")
+    return value
+
+
+def share(text: str) -> float:
+    if (value := above_zero(text)) >= 1:
+        raise ValueError(f"expected a share below 1 such as 0.65, got {text}")
     return value
 
 

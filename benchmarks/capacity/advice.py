@@ -6,22 +6,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Of what a pod can do, what it is to do: room for what comes before the next pod is ready.
 TARGET = 0.65
 MANIFEST = "k8s/components/autoscaling-keda/scaledobject.yaml"
 
 
 @dataclass(frozen=True)
 class Pod:
-    """What one was measured to do. ``service_s`` is a request's time with nothing waiting."""
+    """What one was measured to do. ``service_s`` is a request's time with nothing waiting.
+
+    ``target`` is the share of ``qps`` that it is to do: the rest is for what comes before the next pod is ready.
+    """
 
     qps: float
     tokens_per_request: float
     service_s: float
+    target: float = TARGET
 
     @property
     def target_qps(self) -> float:
-        return TARGET * self.qps
+        return self.target * self.qps
 
     @property
     def tokens_per_s(self) -> float:

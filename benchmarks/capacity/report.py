@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from benchmarks.capacity.advice import MANIFEST, TARGET, Pod, figure, hpa_sim, load_without_one, pods_for
+from benchmarks.capacity.advice import MANIFEST, Pod, figure, hpa_sim, load_without_one, pods_for
 from benchmarks.capacity.knee import Level
 
 
@@ -29,12 +29,12 @@ def summary(pod: Pod, best: Level, at_target: Level, max_p95_ms: float) -> str:
     )
     if at_target.holds(max_p95_ms):
         return told
-    return f"{told}\nTHAT IS TOO MUCH: either other programs used this machine, or its target has to be lower."
+    return f"{told}\nTHAT IS TOO MUCH: either other programs used this machine, or a lower --target is needed."
 
 
 def describe(pod: Pod, usual_qps: float, peak_qps: float, cold_start_s: float) -> str:
     rows = [
-        ("threshold of offered-qps", figure(pod.target_qps), f"{TARGET:g} of {figure(pod.qps)} requests/s"),
+        ("threshold of offered-qps", figure(pod.target_qps), f"{pod.target:g} of {figure(pod.qps)} requests/s"),
         ("threshold of tokens-in-flight", figure(pod.tokens_per_s), "one second of a pod's tokens"),
         ("minReplicaCount", str(pods_for(usual_qps, pod)), _reason(usual_qps, pod)),
         ("maxReplicaCount, at least", str(pods_for(peak_qps, pod)), _reason(peak_qps, pod)),
