@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +22,7 @@ from benchmarks.capacity.run import climb, closed, open_at, served_model
 from benchmarks.clients import many_connections
 from benchmarks.contenders import environment_of
 from benchmarks.cores import split_cores
-from benchmarks.machine import load_per_core, machine
+from benchmarks.machine import busy_s, machine, own_s
 from benchmarks.server import free_port, running
 from benchmarks.target import ContenderFailed, Target
 
@@ -63,15 +64,18 @@ def target_of(arguments: argparse.Namespace) -> Iterator[Target]:
     ]
     environment = environment_of(os.environ)
     environment.pop("SGL_EMBED_API_KEYS", None)
-    busy = load_per_core()
     os.sched_setaffinity(0, split.server)
     with running(command, environment, port, WORK / "server.log", request_body(["好"])) as server:
         os.sched_setaffinity(0, split.load)
         print(
-            f"{arguments.config} {' '.join(arguments.set)}\n{here['cpu']}, {here['cores']} cores, {split}; "
-            f"{busy:.1f} processes a core ran before. Ready {server.seconds_to_first_reply:.1f} s after its start.\n"
+            f"{arguments.config} {' '.join(arguments.set)}\n{here['cpu']}, {here['cores']} cores, {split}. "
+            f"Ready {server.seconds_to_first_reply:.1f} s after its start.\n"
         )
+        began, busy_before, own_before, server_before = time.monotonic(), busy_s(), own_s(), server.cpu_s()
         yield server.target
+        other_s = busy_s() - busy_before - (own_s() - own_before) - (server.cpu_s() - server_before)
+        other_cores = other_s / (time.monotonic() - began)
+        print(f"\n{other_cores:.2f} cores were busy with what has no part in it; above 0.1, measure again.")
 
 
 def explore(arguments: argparse.Namespace, target: Target) -> int:
