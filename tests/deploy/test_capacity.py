@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.server import RunningServer, running_server
 
-QUICK = ("--seconds", "1", "--max-clients", "2", "--max-p95-ms", "5000")
+QUICK = ("--seconds", "3", "--max-clients", "2", "--max-p95-ms", "5000")
 
 
 @pytest.fixture(scope="module")
