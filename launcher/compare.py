@@ -58,15 +58,14 @@ class Server:
 
 
 def compare(old_url: str, new_url: str, min_cosine: float, key: str | None) -> Verdict:
-    """Equal fingerprints will do. Else the same texts, in both roles, must give vectors at least that near to each other.
+    """The same texts, in both roles, must give vectors at least that near to each other.
 
-    Raises ``NoAnswer`` where a server cannot be asked.
+    Fingerprints are told and do not decide: they know neither an engine's version nor the hardware, and differ between
+    precisions that fit each other. Raises ``NoAnswer`` where a server cannot be asked.
     """
     old, new = Server(old_url, key), Server(new_url, key)
     old_model, new_model = old.model(), new.model()
     both = f"{old_model['id']} ({old_model['fingerprint']}) and {new_model['id']} ({new_model['fingerprint']})"
-    if old_model["fingerprint"] == new_model["fingerprint"]:
-        return Verdict(True, f"may be mixed: {both} have the same fingerprint")
     if old_model["dimensions"] != new_model["dimensions"]:
         sizes = f"{old_model['dimensions']} and {new_model['dimensions']}"
         return Verdict(False, f"must not be mixed: {both} have vectors of {sizes} dimensions")
