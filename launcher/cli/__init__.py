@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from launcher.cli.options import build_parser
 from launcher.config.load import ConfigSource
@@ -94,6 +95,16 @@ def _hpa_sim(arguments: argparse.Namespace) -> int:
     return hpa_sim(arguments.manifest, cluster, trace, limits, arguments.plot)
 
 
+def _top(arguments: argparse.Namespace) -> int:
+    if find_spec("rich") is None:
+        raise ConfigError(
+            "top: the package rich is not installed here: pip install --editable '.[top]' in the checkout, or pip install rich"
+        )
+    from launcher.top.command import top
+
+    return top(list(dict.fromkeys(arguments.urls)), arguments.interval, arguments.once)
+
+
 def config_source(arguments: argparse.Namespace) -> ConfigSource:
     """Of a command that takes a configuration."""
     return ConfigSource(arguments.config, (*_shortcuts(arguments), *arguments.set))
@@ -127,4 +138,4 @@ def _as_yaml(value: str | int) -> str:
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
-COMMANDS = {"serve": _serve, "plan": _plan, "fetch": _fetch, "compare": _compare, "hpa-sim": _hpa_sim}
+COMMANDS = {"serve": _serve, "plan": _plan, "fetch": _fetch, "compare": _compare, "top": _top, "hpa-sim": _hpa_sim}

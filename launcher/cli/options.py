@@ -14,6 +14,7 @@ TEXTS = {
     "plan": "print what serve would start (fetches the model if it is not here yet)",
     "fetch": "put a model into FOLDER, with checksums, for servers that reach no hub",
     "compare": "ask two servers whether their vectors may be mixed; status 0: yes, 1: no, 5: one did not answer",
+    "top": "show what servers do right now, from their metrics, until Ctrl-C; with --once, status 5: none answered",
     "hpa-sim": "simulate what an autoscaler would do with these pods: a KEDA ScaledObject or a HorizontalPodAutoscaler, "
     "as deployed",
 }
@@ -32,6 +33,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         ("plan", _add_server),
         ("fetch", _add_fetching),
         ("compare", _add_comparison),
+        ("top", _add_view),
         ("hpa-sim", _add_simulation),
     ):
         subparser = subparsers.add_parser(name, help=TEXTS[name], description=TEXTS[name])
@@ -81,6 +83,19 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_view(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "urls",
+        nargs="*",
+        type=_server_url,
+        default=["http://127.0.0.1:30000"],
+        metavar="URL",
+        help="a server, or each pod of one (http://127.0.0.1:30000)",
+    )
+    parser.add_argument("--interval", type=_above_zero, default=2.0, metavar="S", help="seconds from one look to the next (2)")
+    parser.add_argument("--once", action="store_true", help="print one picture and end; also where the output is no terminal")
+
+
 def _add_simulation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifest", type=Path, help="the YAML file, or the folder of a Kustomize component")
     load = parser.add_argument_group("load")
@@ -127,6 +142,12 @@ def _add_simulation(parser: argparse.ArgumentParser) -> None:
     )
     out.add_argument("--max-p95-s", type=_above_zero, default=0.3, metavar="S", help="the latency that --sweep allows (0.3)")
     out.add_argument("--plot", type=Path, metavar="FILE", help="draw the run, as .png or .svg; needs matplotlib")
+
+
+def _server_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"expected a URL such as http://127.0.0.1:30000, got {text}")
+    return text.rstrip("/")
 
 
 def _above_zero(text: str) -> float:

@@ -1,0 +1,1 @@
+"""What servers do right now, in a terminal, from what they show at /metrics."""
