@@ -120,7 +120,7 @@ def build_gateway(
         truncate=server.truncate,
         max_tokens_per_request=server.max_tokens_per_request,
     )
-    access = AccessLog(metrics)
+    access = AccessLog(metrics, plan.config.log.requests, plan.config.log.slow_request_s)
     return Parts(
         app=build_app(
             build_routes(server, model, service, readiness, metrics),

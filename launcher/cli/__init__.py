@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from launcher.config.load import ConfigSource
 from launcher.config.schema import Config
 from launcher.errors import ConfigError, EngineError, ModelError, NoAnswer, SglEmbedError, WorkerDied
 from launcher.telemetry.logs import Log, start_logging
+
+log = logging.getLogger("launcher.serve")
 
 EXIT_STATUS = ((ConfigError, 2), (ModelError, 3), (EngineError, 4), (NoAnswer, 5))
 INTERRUPTED = 130
@@ -28,10 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = arguments.command(arguments)
         return status
     except SglEmbedError as error:
-        if isinstance(error, WorkerDied) and error.log_tail:
-            print(f"The last lines of {error.worker}:\n{error.log_tail}\n", file=sys.stderr)
-        print(f"sgl-embed: {error}", file=sys.stderr)
-        return next((status for kind, status in EXIT_STATUS if isinstance(error, kind)), 1)
+        print(f"{last_lines(error)}sgl-embed: {error}", file=sys.stderr)
+        return exit_status(error)
     except KeyboardInterrupt:
         print("sgl-embed: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -44,7 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from launcher.serve.command import serve
 
-    return serve(*_configured(arguments))
+    config, source, logs = _configured(arguments)
+    if config.log.format == "text":
+        return serve(config, source, logs)
+    try:
+        return serve(config, source, logs)
+    except SglEmbedError as error:
+        # The last line, which says why it ended, is to be read by the same program as the others.
+        log.error("%ssgl-embed: %s", last_lines(error), error)
+        return exit_status(error)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -110,10 +119,21 @@ def config_source(arguments: argparse.Namespace) -> ConfigSource:
     return ConfigSource(arguments.config, (*_shortcuts(arguments), *arguments.set))
 
 
+def exit_status(error: SglEmbedError) -> int:
+    return next((status for kind, status in EXIT_STATUS if isinstance(error, kind)), 1)
+
+
+def last_lines(error: SglEmbedError) -> str:
+    """Of a worker that ended, to be read before the error; else nothing."""
+    if isinstance(error, WorkerDied) and error.log_tail:
+        return f"The last lines of {error.worker}:\n{error.log_tail}\n\n"
+    return ""
+
+
 def _configured(arguments: argparse.Namespace) -> tuple[Config, ConfigSource, Log]:
     source = config_source(arguments)
     config = source.read()
-    return config, source, start_logging(config.log.level, config.log.file)
+    return config, source, start_logging(config.log.level, config.log.file, config.log.format)
 
 
 def _shortcuts(arguments: argparse.Namespace) -> list[str]:

@@ -195,9 +195,18 @@ class Cache(Section, frozen=True):
 
 
 class Log(Section, frozen=True):
+    """``level``, ``requests`` and ``slow_request_s`` are read again on SIGHUP."""
+
     level: Literal["debug", "info", "warning", "error"] = "info"
     # None: standard error only.
     file: str | None = None
+    # "text": for people. "json": one object a line, for programs; docs/operations/logging.md has its fields.
+    format: Literal["text", "json"] = "text"
+    # The share of the requests that succeed and have a line: 1 all, 0 none. Those that fail and slow ones always have one, and
+    # metrics count all.
+    requests: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    # From when on a request is slow.
+    slow_request_s: Seconds = 1.0
 
 
 class Config(Section, frozen=True):

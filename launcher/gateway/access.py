@@ -4,19 +4,74 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import Iterable
-from random import getrandbits
+from random import getrandbits, random
 
 from launcher.gateway.reply import Header
-from launcher.telemetry.hooks import Hooks, Reason
+from launcher.gateway.work import Work, milliseconds
+from launcher.telemetry.hooks import Hooks, Reason, Task
+from launcher.telemetry.lines import Structured
 
 log = logging.getLogger("launcher.access")
 
 MAX_LOGGED_PATH = 200
 ACCEPTED_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 QUIET_PATHS = frozenset({b"/live", b"/ready", b"/health", b"/metrics"})
+FIRST_ERROR = 400
 TOO_MANY = 429
+
+
+class Entry(Structured):
+    """What the log says of one request; whoever learns it on the request's way fills it in. It is at ``scope["entry"]``."""
+
+    __slots__ = ("key", "method", "path", "reason", "request_id", "seconds", "status", "task", "work")
+
+    def __init__(self, method: str, path: bytes, request_id: str) -> None:
+        """``path`` as it was sent, so that a decoded line break cannot forge a line."""
+        self.method = method
+        self.path = path
+        self.request_id = request_id
+        # 0 until the reply begins.
+        self.status = 0
+        self.seconds = 0.0
+        # The name of the caller's.
+        self.key: str | None = None
+        self.task: Task | None = None
+        self.reason: Reason | None = None
+        self.work: Work | None = None
+
+    def __str__(self) -> str:
+        reason = f" reason={self.reason}" if self.reason else ""
+        work = f" {self.work}" if self.work else ""
+        return (
+            f"{self.method} {self._shown_path()} {self.status} {self.seconds * 1e3:.1f}ms{reason}{work}"
+            f" key={self.key or '-'} id={self.request_id}"
+        )
+
+    def fields(self) -> dict[str, object]:
+        path = self._shown_path()
+        known: dict[str, object] = {
+            "message": f"{self.method} {path} {self.status}",
+            "request_id": self.request_id,
+            "method": self.method,
+            "path": path,
+            "status": self.status,
+            "duration_ms": milliseconds(self.seconds),
+        }
+        if self.key:
+            known["key"] = self.key
+        if self.task:
+            known["task"] = self.task
+        if self.reason:
+            known["reason"] = self.reason
+        if self.work:
+            known.update(self.work.fields())
+        return known
+
+    def _shown_path(self) -> str:
+        return self.path[:MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
 
 
 class AccessLog:
@@ -25,22 +80,28 @@ class AccessLog:
     These share a line a second: one each would take a good part of what refusing costs, when it matters.
     """
 
-    def __init__(self, hooks: Hooks) -> None:
+    def __init__(self, hooks: Hooks, share: float = 1.0, slow_s: float = math.inf) -> None:
+        """As ``sample`` says."""
         self._hooks = hooks
         self._refused = 0
+        self.sample(share, slow_s)
 
-    def note(
-        self, method: str, path: bytes, status: int, seconds: float, key: str | None, request_id: str, reason: Reason | None
-    ) -> None:
-        """``path`` as it was sent, so that a decoded line break cannot forge a line. ``key`` is the name of the caller's."""
-        if reason and path not in QUIET_PATHS:
-            self.turned_away(reason)
-        if status == TOO_MANY:
+    def sample(self, share: float, slow_s: float) -> None:
+        """From now on only this share of the requests that succeed have a line, besides those that take ``slow_s`` or more."""
+        self._share = share
+        self._slow_s = slow_s
+
+    def note(self, entry: Entry) -> None:
+        if entry.reason and entry.path not in QUIET_PATHS:
+            self.turned_away(entry.reason)
+        if entry.status == TOO_MANY:
             self._count_refusal()
-        level = logging.DEBUG if status == TOO_MANY or path in QUIET_PATHS else logging.INFO
-        if log.isEnabledFor(level):
-            shown = path[:MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
-            log.log(level, "%s %s %d %.1fms key=%s id=%s", method, shown, status, seconds * 1e3, key or "-", request_id)
+        level = logging.DEBUG if entry.status == TOO_MANY or entry.path in QUIET_PATHS else logging.INFO
+        if log.isEnabledFor(level) and (self._share >= 1.0 or self._wants(entry)):
+            log.log(level, entry)
+
+    def _wants(self, entry: Entry) -> bool:
+        return entry.status >= FIRST_ERROR or entry.seconds >= self._slow_s or random() < self._share
 
     def turned_away(self, reason: Reason) -> None:
         """Also what never became a request."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from launcher.errors import RateLimited, Unauthorized
-from launcher.gateway.access import AccessLog, request_id_of
+from launcher.gateway.access import AccessLog, Entry, request_id_of
 from launcher.gateway.auth import Caller, KeyCheck
 from launcher.gateway.errors import error_response
 from launcher.gateway.readiness import Readiness
@@ -75,8 +75,7 @@ class Door:
         if not limited:
             self._hooks.offered("embeddings")
             self._hooks.answered("embeddings", reply.status_code, seconds)
-        key = caller.name if caller else None
-        self._access.note("POST", target, reply.status_code, seconds, key, request_id.decode(), reply.reason)
+        self._access.note(refused(reply, request_id, seconds, caller))
         return reply
 
     def _concerns(self, headers: Sequence[Header]) -> bool:
@@ -87,3 +86,12 @@ class Door:
             elif name == b"origin" and self._cors:
                 return False
         return length >= self._least_bytes
+
+
+def refused(reply: JsonReply, request_id: bytes, seconds: float, caller: Caller | None) -> Entry:
+    entry = Entry("POST", EMBEDDINGS, request_id.decode())
+    entry.task = "embeddings"
+    entry.status, entry.seconds, entry.reason = reply.status_code, seconds, reply.reason
+    if caller:
+        entry.key = caller.name
+    return entry

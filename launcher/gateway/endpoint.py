@@ -19,6 +19,7 @@ from launcher.gateway.held import HeldBytes, Share
 from launcher.gateway.readiness import Readiness
 from launcher.gateway.reply import JsonReply
 from launcher.telemetry.hooks import Hooks, Task
+from launcher.telemetry.lines import Event
 
 log = logging.getLogger("launcher.gateway")
 
@@ -47,6 +48,8 @@ class Endpoint:
         share = Share(self.held)
         started = time.perf_counter()
         status = 500
+        entry = scope["entry"]
+        entry.task = self.task
         self.hooks.offered(self.task)
         try:
             head = read_head(scope["headers"], self.limits)
@@ -72,11 +75,11 @@ class Endpoint:
             except TimeoutError:
                 raise DeadlineExceeded(f"the request was not finished within {head.timeout_s:g} s") from None
         except ClientDisconnect:
-            status = CLIENT_CLOSED_REQUEST
+            status = entry.status = CLIENT_CLOSED_REQUEST
         except asyncio.CancelledError:
             if not watch.disconnected:
                 raise
-            status = CLIENT_CLOSED_REQUEST
+            status = entry.status = CLIENT_CLOSED_REQUEST
         except SglEmbedError as error:
             response = response_to(scope, error)
             status = response.status_code
@@ -94,5 +97,6 @@ class Endpoint:
 
 def response_to(scope: Scope, error: SglEmbedError) -> JsonReply:
     if isinstance(error, EngineError):
-        log.error("request %s: the engine failed: %s", scope["request_id"], error, exc_info=error)
+        request_id = scope["entry"].request_id
+        log.error(Event(f"request {request_id}: the engine failed: {error}", request_id=request_id), exc_info=error)
     return error_response(error)

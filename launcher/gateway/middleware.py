@@ -8,9 +8,10 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from launcher.errors import RateLimited, Unauthorized
-from launcher.gateway.access import AccessLog, request_id_of
+from launcher.gateway.access import AccessLog, Entry, request_id_of
 from launcher.gateway.auth import KeyCheck
 from launcher.gateway.errors import error_response, internal_error
+from launcher.telemetry.lines import Event
 
 log = logging.getLogger("launcher.access")
 
@@ -31,13 +32,11 @@ class RequestContext:
             return
         started = time.perf_counter()
         request_id = request_id_of(scope["headers"])
-        scope["request_id"] = request_id.decode()
-        status = 0
+        entry = scope["entry"] = Entry(scope["method"], scope["raw_path"], request_id.decode())
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                entry.status = message["status"]
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id),
@@ -48,15 +47,12 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception:
-            log.exception("request %s failed: a bug", scope["request_id"])
-            if status:
+            log.exception(Event(f"request {entry.request_id} failed: a bug", request_id=entry.request_id))
+            if entry.status:
                 raise
             await internal_error("something went wrong inside the server")(scope, receive, send_with_headers)
-        caller = scope.get("caller")
-        key = caller.name if caller else None
-        seconds = time.perf_counter() - started
-        reason = scope.get("rejected")
-        self._access.note(scope["method"], scope["raw_path"], status, seconds, key, scope["request_id"], reason)
+        entry.seconds = time.perf_counter() - started
+        self._access.note(entry)
 
 
 class RequireKey:
@@ -70,6 +66,7 @@ class RequireKey:
         if scope["path"] not in OPEN_PATHS and not scope["path"].startswith("/docs/"):
             try:
                 scope["caller"] = caller = self._keys.caller_of(scope["headers"])
+                scope["entry"].key = caller.name
                 caller.begin()
             except (Unauthorized, RateLimited) as error:
                 await error_response(error)(scope, receive, send)

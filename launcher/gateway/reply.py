@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from launcher.gateway.work import Work
 from launcher.telemetry.hooks import Reason
 
 Header = tuple[bytes, bytes]
@@ -18,7 +19,8 @@ PIECE_BYTES = 256 << 10
 class JsonReply(Response):
     """Takes its body and headers as the bytes that are sent; Starlette's own encodes each header again for each reply.
 
-    ``tokens`` is what it cost the engine, for the caller's account; ``reason`` why it is an error, None where it is none.
+    ``tokens`` is what it cost the engine, for the caller's account; ``work`` what the log says of it; ``reason`` why it is an
+    error, None where it is none.
     """
 
     def __init__(
@@ -28,18 +30,20 @@ class JsonReply(Response):
         headers: Sequence[Header] = (),
         tokens: int = 0,
         reason: Reason | None = None,
+        work: Work | None = None,
     ) -> None:
         self.status_code = status
         self.reason = reason
         self.tokens = tokens
+        self.work = work
         self.body = body
         self.background = None
         self.raw_headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Returns once the client has taken what is longer than a piece, but for a little."""
-        if self.reason:
-            scope["rejected"] = self.reason
+        entry = scope["entry"]
+        entry.reason, entry.work = self.reason, self.work
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if len(self.body) > PIECE_BYTES:
             view = memoryview(self.body)

@@ -15,10 +15,11 @@ from typing import NoReturn
 import uvloop
 
 from launcher.compose import build_gateway, build_tokenizer
+from launcher.config.schema import Log as LogSection
 from launcher.engines.remote import RemoteEngine
 from launcher.errors import ConfigError
 from launcher.serve.http import HttpServer
-from launcher.serve.reload import LogLevel, Reload
+from launcher.serve.reload import LogSettings, Reload, log_as
 from launcher.serve.server import run_server
 from launcher.serve.setup import Setup, build_http
 from launcher.serve.signals import Signals
@@ -35,22 +36,23 @@ def main(channel_fd: int) -> int:
         setup: Setup
         name, setup = pickle.loads(channel.recv(MAX_SETUP_BYTES))
         config = setup.plan.config.log
-        logs = start_logging(config.level, config.file, name)
+        logs = start_logging(config.level, config.file, config.format, name)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run_gateway(setup, channel, logs))
 
 
 async def run_gateway(setup: Setup, channel: socket.socket, logs: Log) -> int:
     signals = Signals()
-    logs.set_level(level_now(setup))
     plan, server = setup.plan, setup.plan.config.server
     engine = RemoteEngine(setup.engine, slots=setup.slots, max_batch_tokens=plan.max_batch_tokens)
     keeper, tokenizer = Elsewhere(engine), build_tokenizer(plan)
     parts = build_gateway(plan, setup.model, setup.secrets, tokenizer, engine, keeper, Registry(), setup.metrics_folder)
     certificate = read_certificate(server.tls)
+    log_as(log_settings_now(setup), logs, parts.access)
     http = build_http(parts, server, setup.max_connections, certificate)
     asyncio.get_running_loop().add_reader(channel, take_connection, channel, http)
-    reload = Reload({"log": logs, "log level": LogLevel(setup.source, logs), "certificate": certificate, **parts.reloadable})
+    settings = LogSettings(setup.source, logs, parts.access)
+    reload = Reload({"log": logs, "log settings": settings, "certificate": certificate, **parts.reloadable})
     ready = asyncio.Event()
     telling = asyncio.create_task(tell(channel, ready), name="tell")
     try:
@@ -70,12 +72,12 @@ async def tell(channel: socket.socket, ready: asyncio.Event) -> NoReturn:
             channel.send(BEAT, socket.MSG_DONTWAIT)
 
 
-def level_now(setup: Setup) -> str:
-    """The log's level may have been reloaded since the server started."""
+def log_settings_now(setup: Setup) -> LogSection:
+    """They may have been reloaded since the server started."""
     try:
-        return setup.source.read().log.level
+        return setup.source.read().log
     except ConfigError:
-        return setup.plan.config.log.level
+        return setup.plan.config.log
 
 
 def take_connection(channel: socket.socket, http: HttpServer) -> None:

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,16 +14,16 @@ import uvloop
 
 from launcher.cache.redis import ENVIRONMENT_VARIABLE as REDIS_VARIABLE
 from launcher.cache.redis import read_url
-from launcher.compose import Reloadable, Secrets, build
+from launcher.compose import Secrets, build
 from launcher.config.load import ConfigSource
 from launcher.config.schema import Config
 from launcher.gateway.keys import ENVIRONMENT_VARIABLE as KEYS_VARIABLE
 from launcher.gateway.keys import Keys
 from launcher.plan import Plan, make_plan
 from launcher.serve.descriptors import connections_each
-from launcher.serve.listen import announce, bind, is_loopback
+from launcher.serve.listen import announcer, bind, is_loopback
 from launcher.serve.parent import run_parent
-from launcher.serve.reload import LogLevel, Reload
+from launcher.serve.reload import LogSettings, Reload
 from launcher.serve.server import run_server
 from launcher.serve.setup import build_http
 from launcher.serve.signals import Signals
@@ -51,11 +50,10 @@ def serve(config: Config, source: ConfigSource, logs: Log) -> int:
             )
         plan = make_plan(config)
         log.info("loading %s on %s in %s from %s", plan.name, plan.engine, plan.dtype, plan.checkpoint.folder)
-        reloadable: dict[str, Reloadable | None] = {"log": logs, "log level": LogLevel(source, logs, config)}
         if config.server.processes > 1:
-            running = run_parent(plan, source, secrets, listener, max_connections, reloadable)
+            running = run_parent(plan, source, secrets, listener, max_connections, logs)
         else:
-            running = run_alone(plan, secrets, listener, max_connections, certificate, reloadable)
+            running = run_alone(plan, source, secrets, listener, max_connections, certificate, logs)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(running)
 
@@ -69,17 +67,19 @@ def take_secrets(config: Config) -> Secrets:
 
 async def run_alone(
     plan: Plan,
+    source: ConfigSource,
     secrets: Secrets,
     listener: socket.socket,
     max_connections: int,
     certificate: Certificate | None,
-    reloadable: Mapping[str, Reloadable | None],
+    logs: Log,
 ) -> int:
     """Gateway and engine in this process."""
     signals = Signals()
     parts = build(plan, secrets)
     server = plan.config.server
     http = build_http(parts, server, max_connections, certificate)
-    reload = Reload({**reloadable, "certificate": certificate, **parts.reloadable})
-    on_ready = partial(announce, parts.model, listener, https=certificate is not None)
+    settings = LogSettings(source, logs, parts.access, plan.config)
+    reload = Reload({"log": logs, "log settings": settings, "certificate": certificate, **parts.reloadable})
+    on_ready = partial(announcer(plan.config), parts.model, listener)
     return await run_server(parts, http, [listener], server.drain_timeout_s, signals, reload, on_ready)

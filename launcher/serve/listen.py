@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
+from collections.abc import Callable
 
-from launcher.config.schema import Server
+from launcher.config.schema import Config, Server
 from launcher.embedding.model import ServedModel
 from launcher.errors import ConfigError
+from launcher.telemetry.lines import Event
+
+log = logging.getLogger("launcher.serve")
 
 # Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
 BACKLOG = 2048
@@ -40,16 +45,28 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def announce(model: ServedModel, listener: socket.socket, *, https: bool) -> None:
-    """Say on standard output where to call."""
-    host, port = listener.getsockname()[:2]
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    url = f"{'https' if https else 'http'}://{shown}:{port}"
-    print(
-        f"sgl-embed is ready: {model.name}, {model.dimensions} dimensions, on {model.engine} in {model.dtype}\n"
+def announcer(config: Config) -> Callable[[ServedModel, socket.socket], None]:
+    """What says that the model is served at this socket's address: words on standard output, or a line of the log where
+    programs read what the server says."""
+    scheme = "https" if config.server.tls.cert_file else "http"
+
+    def announce(model: ServedModel, listener: socket.socket) -> None:
+        host, port = listener.getsockname()[:2]
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        url = f"{scheme}://{shown}:{port}"
+        ready = f"sgl-embed is ready: {model.name}, {model.dimensions} dimensions, on {model.engine} in {model.dtype}"
+        if config.log.format == "json":
+            log.info(Event(ready, url=f"{url}/v1", fingerprint=model.fingerprint))
+        else:
+            print(f"{ready}\n{how_to_call(url, model.name)}", flush=True)
+
+    return announce
+
+
+def how_to_call(url: str, model: str) -> str:
+    return (
         f"  {url}/v1    (to read and try it: {url}/docs)\n"
         f"Try:\n"
         f"  curl {url}/v1/embeddings -H 'Content-Type: application/json' "
-        f"""-d '{{"model": "{model.name}", "input": "你好，世界"}}'""",
-        flush=True,
+        f"""-d '{{"model": "{model}", "input": "你好，世界"}}'"""
     )

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from launcher.compose import Reloadable, Secrets, build_engine, build_tokenizer, served_model
+from launcher.compose import Secrets, build_engine, build_tokenizer, served_model
 from launcher.config.load import ConfigSource
 from launcher.engines.shared import SharedEngine
 from launcher.plan import Plan
-from launcher.serve.listen import announce
-from launcher.serve.reload import Reload
+from launcher.serve.listen import announcer
+from launcher.serve.reload import LogSettings, Reload
 from launcher.serve.setup import Setup
 from launcher.serve.signals import Signals
 from launcher.supervisor.gateways import GatewayProcess, Gateways
 from launcher.supervisor.lives import cancel
 from launcher.supervisor.supervisor import worker_names
+from launcher.telemetry.logs import Log
 from launcher.telemetry.metrics import ProcessMetrics, Registry, counting_in
 
 CHILD = "launcher.serve.child"
@@ -34,7 +34,7 @@ async def run_parent(
     secrets: Secrets,
     listener: socket.socket,
     max_connections: int,
-    reloadable: Mapping[str, Reloadable | None],
+    logs: Log,
 ) -> int:
     """Serve until SIGINT or SIGTERM, or until the engine or a gateway is given up. Returns and raises as ``serve`` does.
 
@@ -57,11 +57,18 @@ async def run_parent(
         keeping = asyncio.create_task(keeper.run(loaded.set), name="engine")
         answering = asyncio.create_task(answer(shared, loaded), name="batches")
         accepting = asyncio.create_task(gateways.hand_out(listener), name="connections")
-        on_ready = partial(announce, model, listener, https=plan.config.server.tls.cert_file is not None)
+        on_ready = partial(announcer(plan.config), model, listener)
         serving = asyncio.create_task(gateways.run(loaded, on_ready), name="gateways")
         stop = asyncio.create_task(signals.first.wait(), name="signal")
-        # The keys first: a gateway that starts meanwhile is told those that its parent knows.
-        reload = Reload({**reloadable, "API keys": secrets.keys or None, "gateway processes": gateways})
+        # The keys before the gateways: one that starts meanwhile is told those that its parent knows.
+        reload = Reload(
+            {
+                "log": logs,
+                "log settings": LogSettings(source, logs, None, plan.config),
+                "API keys": secrets.keys or None,
+                "gateway processes": gateways,
+            }
+        )
         reloading = asyncio.create_task(reload.on(signals.hangup), name="reload")
         try:
             ended, _ = await asyncio.wait({keeping, answering, accepting, serving, stop}, return_when=asyncio.FIRST_COMPLETED)

@@ -20,6 +20,7 @@ from launcher.gateway.access import AccessLog, new_request_id
 from launcher.gateway.door import Door
 from launcher.gateway.errors import error_response
 from launcher.gateway.reply import Header, JsonReply
+from launcher.telemetry.lines import Event
 
 log = logging.getLogger("launcher.access")
 
@@ -253,7 +254,9 @@ class HttpProtocol(HttpToolsProtocol):
         reply, request_id = error_response(error), new_request_id()
         if reply.reason:
             self._access.turned_away(reply.reason)
-        log.info("refused %s: %d %s id=%s", self._peer(), reply.status_code, error, request_id.decode())
+        id_ = request_id.decode()
+        said = f"refused {self._peer()}: {reply.status_code} {error} id={id_}"
+        log.info(Event(said, request_id=id_, status=reply.status_code, reason=reply.reason))
         headers = [*self.server_state.default_headers, (b"x-request-id", request_id)]
         self.transport.write(whole_reply(reply, headers, close=True))
         self.transport.close()

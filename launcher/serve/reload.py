@@ -11,12 +11,14 @@ from launcher.compose import Reloadable
 from launcher.config.changes import changed_keys
 from launcher.config.load import ConfigSource
 from launcher.config.schema import Config
+from launcher.config.schema import Log as LogSection
 from launcher.errors import ConfigError
+from launcher.gateway.access import AccessLog
 from launcher.telemetry.logs import Log
 
 log = logging.getLogger("launcher.serve")
 
-TAKEN = "log.level"
+TAKEN = {"log.level", "log.requests", "log.slow_request_s"}
 
 
 class Reload:
@@ -48,19 +50,27 @@ class Reload:
         return False
 
 
-class LogLevel:
-    """Of the configuration, only the log's level is taken anew.
+class LogSettings:
+    """Of the configuration, only what ``log_as`` sets is taken anew.
 
-    ``started_with``, where given, is what it was at the start, and the keys that have changed since are said.
+    ``access`` is None in a process that takes no requests. ``started_with``, where given, is what the configuration was at the
+    start, and the keys that have changed since are said.
     """
 
-    def __init__(self, source: ConfigSource, logs: Log, started_with: Config | None = None) -> None:
+    def __init__(self, source: ConfigSource, logs: Log, access: AccessLog | None, started_with: Config | None = None) -> None:
         self._source = source
         self._logs = logs
+        self._access = access
         self._started_with = started_with
 
     def reload(self) -> None:
         now = self._source.read()
-        self._logs.set_level(now.log.level)
-        if self._started_with and (others := [key for key in changed_keys(self._started_with, now) if key != TAKEN]):
+        log_as(now.log, self._logs, self._access)
+        if self._started_with and (others := [key for key in changed_keys(self._started_with, now) if key not in TAKEN]):
             log.warning("SIGHUP: these have changed too, and need a restart: %s", ", ".join(others))
+
+
+def log_as(settings: LogSection, logs: Log, access: AccessLog | None) -> None:
+    logs.set_level(settings.level)
+    if access:
+        access.sample(settings.requests, settings.slow_request_s)

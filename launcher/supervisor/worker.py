@@ -21,6 +21,7 @@ from launcher.supervisor.lives import keep_alive
 from launcher.supervisor.process import EXIT_TIMEOUT_S, ChildProcess, free_port, unless_dead
 from launcher.supervisor.watchdog import watch
 from launcher.telemetry.hooks import ProcessHooks
+from launcher.telemetry.lines import Event
 
 log = logging.getLogger("launcher.supervisor")
 
@@ -135,4 +136,5 @@ class _Relay:
         self.level = logging.DEBUG
 
     def __call__(self, line: str) -> None:
-        log.log(self.level, "%s: %s", self._name, line)
+        if log.isEnabledFor(self.level):
+            log.log(self.level, Event(f"{self._name}: {line}", process=self._name, message=line))

@@ -1,13 +1,19 @@
-"""Where the log goes and how a line looks. A line that cannot be written is lost, and nothing else is."""
+"""Where the log goes. A line that cannot be written is lost, and nothing else is."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterable
+from contextlib import suppress
+from types import TracebackType
+from typing import Protocol
 
 from launcher.errors import ConfigError
+from launcher.telemetry.lines import FORMS, Form, LogFormat
 
 log = logging.getLogger("launcher.log")
 
@@ -15,39 +21,47 @@ log = logging.getLogger("launcher.log")
 RETRY_S = 5.0
 
 
-class LineWriter(logging.Handler):
-    """Writes into an open file: a line a call, so that those of several processes do not mix."""
+class Sink(Protocol):
+    def write(self, line: bytes) -> None:
+        """Never raises: a line that cannot be written is lost."""
 
-    def __init__(self, fd: int) -> None:
+
+class LogWriter(logging.Handler):
+    """Makes each line once and writes it into every sink."""
+
+    def __init__(self, form: Form, sinks: Iterable[Sink]) -> None:
         super().__init__()
-        self.fd = fd
+        self._form = form
+        self._sinks = tuple(sinks)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self.write(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
-        except OSError:
-            # A terminal or a pipe that is gone; there is nowhere left to say so.
-            pass
+            line = self._form(record)
         except Exception:
-            # A line with other arguments than its text takes: our bug, told as logging tells it.
-            self.handleError(record)
+            line = self._form(wrong_line(record))
+        for sink in self._sinks:
+            sink.write(line)
+
+
+class StandardError:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
 
     def write(self, line: bytes) -> None:
-        """Raises ``OSError``."""
-        rest = memoryview(line)
-        while rest:
-            rest = rest[os.write(self.fd, rest) :]
+        # A terminal or a pipe that is gone; there is nowhere left to say so.
+        with suppress(OSError):
+            write_all(self._fd, line)
 
 
-class LogFile(LineWriter):
-    """A file at ``path``, which may be moved away and then reloaded.
+class LogFile:
+    """A file at ``path``, which may be moved away and then reopened. Its writer's lock guards it.
 
     When it cannot be written, that is said once, and when it can be again, how many lines it lacks.
     """
 
     def __init__(self, path: str) -> None:
         """Raises ``OSError``."""
-        super().__init__(open_to_append(path))
+        self._fd = open_to_append(path)
         self._path = path
         self._lost = 0
         self._retry_at = 0.0
@@ -61,7 +75,7 @@ class LogFile(LineWriter):
                 self._reopen()
                 # The last one may have been cut off in its middle.
                 line = b"\n" + line
-            super().write(line)
+            write_all(self._fd, line)
         except OSError as error:
             self._lost += 1
             self._retry_at = time.monotonic() + RETRY_S
@@ -75,25 +89,22 @@ class LogFile(LineWriter):
 
     def reload(self) -> None:
         """Go on in a new file where the old one was moved away. Raises ``ConfigError`` and keeps the old one."""
-        self.acquire()
         try:
             self._reopen()
         except OSError as error:
             raise ConfigError(f"log.file: {self._path} cannot be written: {error.strerror}") from None
-        else:
-            self._retry_at = 0.0
-        finally:
-            self.release()
+        self._retry_at = 0.0
 
     def _reopen(self) -> None:
-        old, self.fd = self.fd, open_to_append(self._path)
+        old, self._fd = self._fd, open_to_append(self._path)
         os.close(old)
 
 
 class Log:
     """This process's log."""
 
-    def __init__(self, file: LogFile | None) -> None:
+    def __init__(self, writer: LogWriter, file: LogFile | None) -> None:
+        self._writer = writer
         self._file = file
 
     def set_level(self, level: str) -> None:
@@ -103,10 +114,14 @@ class Log:
     def reload(self) -> None:
         """Raises as ``LogFile.reload``."""
         if self._file:
-            self._file.reload()
+            self._writer.acquire()
+            try:
+                self._file.reload()
+            finally:
+                self._writer.release()
 
 
-def start_logging(level: str, file: str | None, process: str | None = None) -> Log:
+def start_logging(level: str, file: str | None, form: LogFormat = "text", process: str | None = None) -> Log:
     """Log to standard error and, where there is one, to ``file``; ``process`` names this one in each line.
 
     Raises ``ConfigError`` where the file cannot be opened.
@@ -116,17 +131,45 @@ def start_logging(level: str, file: str | None, process: str | None = None) -> L
     except OSError as error:
         raise ConfigError(f"log.file: {file} cannot be written: {error.strerror}") from None
     # Where there is no standard error, its number may belong to any other file.
-    standard_error = LineWriter(sys.stderr.fileno()) if sys.stderr else None
-    said_by = f"{process}: " if process else ""
-    logging.basicConfig(
-        level=logging.WARNING,
-        format=f"%(asctime)s %(levelname)-7s %(name)s: {said_by}%(message)s",
-        handlers=[handler for handler in (log_file, standard_error) if handler],
-        force=True,
-    )
-    started = Log(log_file)
+    standard_error = StandardError(sys.stderr.fileno()) if sys.stderr else None
+    writer = LogWriter(FORMS[form](process), [sink for sink in (log_file, standard_error) if sink])
+    logging.basicConfig(level=logging.WARNING, handlers=[writer], force=True)
+    # logging asks for these for each line, and no line of ours shows them.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    log_what_python_says()
+    started = Log(writer, log_file)
     started.set_level(level)
     return started
+
+
+def log_what_python_says() -> None:
+    """Warnings, and errors that nobody caught: Python would print them to standard error as they are."""
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        log.critical("an error that nobody caught: a bug", exc_info=(kind, error, trace))
+
+    def uncaught_elsewhere(args: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
+        """In a thread, or where an object is cleared away."""
+        uncaught(args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback)
+
+    logging.captureWarnings(True)
+    sys.excepthook = uncaught
+    threading.excepthook = uncaught_elsewhere
+    sys.unraisablehook = uncaught_elsewhere
+
+
+def wrong_line(record: logging.LogRecord) -> logging.LogRecord:
+    """In the place of ``record``, whose text takes other arguments or whose fields cannot be written: our bug. What it would
+    have said is left out, since nobody knows what that is."""
+    where = (record.pathname, record.lineno)
+    return logging.LogRecord(log.name, logging.ERROR, *where, "a line of %s:%d cannot be made: a bug", where, sys.exc_info())
+
+
+def write_all(fd: int, line: bytes) -> None:
+    """In one call as a rule, so that the lines of several processes do not mix. Raises ``OSError``."""
+    written = os.write(fd, line)
+    while written < len(line):
+        written += os.write(fd, line[written:])
 
 
 def open_to_append(path: str) -> int:

@@ -1,8 +1,10 @@
-"""What requests leave in the log, and what a log that cannot be written does to them."""
+"""What requests leave in the log, in both of its formats, and what a log that cannot be written does to them."""
 
 from __future__ import annotations
 
+import json
 import re
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import orjson
 import pytest
 
+from tests.support import noisy_worker
+from tests.support.log_lines import objects_in
 from tests.support.server import RunningServer, running_server
 
 DEADLINE_S = 20.0
@@ -51,18 +56,19 @@ class Talkative:
     def said(self, client: httpx.Client) -> str:
         """All that is in its log and on its standard error, once what came before has been written."""
         client.get("/v1/models", headers={"x-request-id": "the-last"})
-        self.server.wait_line(re.compile("id=the-last"), DEADLINE_S)
+        self.server.wait_line(re.compile('(id=|"request_id":")the-last'), DEADLINE_S)
         return self.log.read_text() + self.server.output()
 
 
-@pytest.fixture(scope="module", params=["1", "2"], ids=["one-process", "two-processes"])
+@pytest.fixture(scope="module", params=["1-text", "2-text", "1-json", "2-json"])
 def talkative(
     request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Talkative]:
     folder = tmp_path_factory.mktemp("talkative")
     (folder / "keys").write_text(f"search: {KEY}\n")
-    arguments = ["--model", str(tiny_checkpoint), *TINY, "--processes", request.param, "--log-file", str(folder / "log")]
-    arguments += ["--set", "log.level=debug", "--set", f"server.api_keys_file={folder / 'keys'}"]
+    processes, _, form = request.param.partition("-")
+    arguments = ["--model", str(tiny_checkpoint), *TINY, "--processes", processes, "--log-file", str(folder / "log")]
+    arguments += ["--set", "log.level=debug", "--set", f"log.format={form}", "--set", f"server.api_keys_file={folder / 'keys'}"]
     with running_server(*arguments, environment={"SGL_EMBED_API_KEYS": f"env:{OTHER_KEY}"}) as server:
         yield Talkative(server, folder / "log")
 
@@ -71,6 +77,12 @@ def talkative(
 def client(talkative: Talkative) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=talkative.server.base_url, timeout=30) as client:
         yield client
+
+
+def address_of(server: RunningServer) -> tuple[str, int]:
+    address = urlsplit(server.base_url)
+    assert address.hostname and address.port
+    return address.hostname, address.port
 
 
 def assert_kept_secret(said: str) -> None:
@@ -105,12 +117,53 @@ def test_a_refused_key_is_not_logged_either(talkative: Talkative, client: httpx.
 
 
 def test_what_is_no_http_is_not_logged(talkative: Talkative, client: httpx.Client) -> None:
-    address = urlsplit(talkative.server.base_url)
-    assert address.hostname and address.port
-    with socket.create_connection((address.hostname, address.port), timeout=DEADLINE_S) as connection:
+    with socket.create_connection(address_of(talkative.server), timeout=DEADLINE_S) as connection:
         connection.sendall(NOT_HTTP.encode())
         assert b" 400 " in connection.recv(4096)
     assert_kept_secret(talkative.said(client))
+
+
+def test_a_request_has_its_figures(talkative: Talkative, client: httpx.Client) -> None:
+    id_ = {"x-request-id": "with-figures"}
+    reply = client.post("/v1/embeddings", json={"model": "tiny-zh", "input": [TEXT, TEXT]}, headers={**AUTHORIZED, **id_})
+    tokens = reply.json()["usage"]["prompt_tokens"]
+    (line,) = {line for line in talkative.said(client).splitlines() if "with-figures" in line}
+    figure = r"\d+\.\d+"
+    if line.startswith("{"):
+        fields = orjson.loads(line)
+        times = {name: fields.pop(name) for name in list(fields) if name.endswith("_ms")}
+        assert times.keys() == {"duration_ms", "tokenize_ms", "queue_ms", "inference_ms", "encode_ms"}
+        assert 0 < times["inference_ms"] < times["duration_ms"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", fields.pop("ts"))
+        assert re.fullmatch(r"server|gateway \d", fields.pop("process"))
+        assert fields == {
+            "level": "info",
+            "logger": "launcher.access",
+            "message": "POST /v1/embeddings 200",
+            "request_id": "with-figures",
+            "method": "POST",
+            "path": "/v1/embeddings",
+            "status": 200,
+            "key": "search",
+            "task": "embeddings",
+            "inputs": 2,
+            "tokens": tokens,
+            "truncated": 0,
+            "cache": "miss",
+        }
+    else:
+        times = " ".join(f"{stage}={figure}ms" for stage in ("tokenize", "queue", "inference", "encode"))
+        assert re.search(
+            rf"POST /v1/embeddings 200 {figure}ms inputs=2 tokens={tokens} cache=miss {times} key=search id=with-figures$", line
+        )
+
+
+def test_a_client_that_leaves_is_logged_as_one(talkative: Talkative, client: httpx.Client) -> None:
+    body = b'{"input": "'
+    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nX-Request-Id: gone-{len(body)}\r\n"
+    with socket.create_connection(address_of(talkative.server), timeout=DEADLINE_S) as connection:
+        connection.sendall(head.encode() + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n" + body)
+    talkative.server.wait_line(re.compile(r' 499 .*gone-11|gone-11.*"status":499'), DEADLINE_S)
 
 
 def test_a_full_disk_hurts_no_request(tiny_checkpoint: Path) -> None:
@@ -125,3 +178,72 @@ def test_a_full_disk_hurts_no_request(tiny_checkpoint: Path) -> None:
     assert said.count("log.file: /dev/full cannot be written: No space left on device; going on without it") == 1
     assert len(re.findall(r"id=full-\d+\n", said)) == 40
     assert "Traceback" not in said
+
+
+RAW_PATHS = (
+    "/你好?q=1".encode(),
+    b"/%E4%BD%A0%0A%0D%00forged",
+    b'/{"ts":"forged"}\\',
+    b"/\xff\xfe",
+    b"/" + b"%FF" * 100,
+    b"/a%0Alauncher.access:POST%20/v1/embeddings%20200",
+)
+
+
+def ask_raw(server: RunningServer, head: bytes) -> bytes:
+    with socket.create_connection(address_of(server), timeout=DEADLINE_S) as connection:
+        connection.sendall(head)
+        return connection.recv(4096)
+
+
+def test_a_whole_run_is_json(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Two gateways before a worker that prints whatever comes to its mind and ends of one text: each line of standard output,
+    standard error and the file, from the first to the last."""
+    file, config = tmp_path / "server.log", tmp_path / "config.yaml"
+    python = noisy_worker.installed_at(tmp_path / "python")
+    settings = {"format": "json", "level": "debug", "file": str(file)}
+    config.write_text(json.dumps({"log": settings, "engine": {"sglang": {"device": "cpu", "python": str(python)}}}))
+    arguments = ["--config", str(config), "--model", str(tiny_checkpoint), "--engine", "sglang", "--processes", "2"]
+    with running_server(*arguments) as server, httpx.Client(base_url=server.base_url, timeout=60) as client:
+        good = {"model": "tiny-zh", "input": TEXT}
+        assert client.post("/v1/embeddings", json=good, headers={"x-request-id": "good"}).status_code == 200
+        deadly = {"model": "tiny-zh", "input": [5] * noisy_worker.DEADLY_TOKENS}
+        assert client.post("/v1/embeddings", json=deadly, headers={"x-request-id": "deadly"}).status_code == 500
+        for path in RAW_PATHS:
+            assert b"HTTP/1.1 40" in ask_raw(server, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 400 " in ask_raw(server, "你好\r\n{\r\n".encode())
+        config.write_text("log: {levle: '\n'}")
+        server.process.send_signal(signal.SIGHUP)
+        for _ in range(3):
+            server.wait_line(re.compile("SIGHUP: reloaded"), DEADLINE_S)
+    entries = objects_in(server.output())
+    assert {entry["process"] for entry in entries} == {"server", "gateway 0", "gateway 1", "worker 0"}
+    assert [entry["message"] for entry in entries if entry["ts"] == "forged"] == []
+    # The worker's own words: each as it was printed, and what it died of.
+    words = {entry["message"] for entry in entries if entry["process"] == "worker 0"}
+    assert {"加载模型 100%|██████████| 1/1", "加载完毕", "broken \ufffd\ufffd bytes and \ufffd half a character"} <= words
+    assert "MemoryError: CUDA out of memory: 1 texts" in words
+    # What came of it: once told by the server with the last lines in one field, and once by the gateway with a traceback.
+    assert any("the last it printed:\n" in entry["message"] and entry["process"] == "server" for entry in entries)
+    (failed,) = (entry for entry in entries if "traceback" in entry)
+    assert (failed["request_id"], failed["level"]) == ("deadly", "error")
+    assert failed["traceback"].startswith("Traceback (most recent call last):\n")
+    requests = {entry["path"]: entry["status"] for entry in entries if "path" in entry}
+    assert requests == {
+        "/v1/embeddings": 500,
+        "/%E4%BD%A0%0A%0D%00forged": 404,
+        '/{"ts":"forged"}\\': 404,
+        ("/" + "%FF" * 100)[:200]: 404,
+        "/a%0Alauncher.access:POST%20/v1/embeddings%20200": 404,
+    }
+    # Bytes that no path may hold, and what was no request.
+    assert [entry["status"] for entry in entries if entry.get("reason") == "malformed"] == [400] * 3
+    assert [entry["request_id"] for entry in entries if entry.get("status") == 200 and entry.get("task")] == ["good"]
+    # The file lacks nothing but what was said before and after it was open.
+    assert objects_in(file.read_text()) == entries
+
+
+def test_the_reason_of_an_end_is_json_too(tmp_path: Path) -> None:
+    server = RunningServer(["--model", str(tmp_path / "nowhere" / "else"), "--set", "log.format=json", *TINY])
+    assert server.wait() == 3
+    assert objects_in(server.output())[-1]["message"].startswith("sgl-embed: ")

@@ -1,4 +1,4 @@
-"""SIGHUP: keys, the log's level and the log's file are followed, and nothing else is; with one gateway process and with two."""
+"""SIGHUP: keys, the log's level, sampling and file are followed, and nothing else is; with one gateway process and with two."""
 
 from __future__ import annotations
 
@@ -132,8 +132,38 @@ def test_the_level_is_taken_and_what_else_has_changed_is_said(served: Served) ->
 
     served.config.write_text("log: {levle: debug}")
     served.reload()
-    assert "SIGHUP: log level: stays as it was: " in served.server.output()
+    assert "SIGHUP: log settings: stays as it was: " in served.server.output()
     assert "log.levle: unknown key, did you mean level?" in served.server.output()
+
+
+def lines_of(served: Served, *ids: str) -> list[str]:
+    """Which of these requests have a line; each is asked of every process, and the last always has one."""
+    headers = {"authorization": "Bearer sk-old"}
+    for _ in range(served.processes):
+        with httpx.Client(base_url=served.server.base_url, headers=headers, timeout=30) as client:
+            for id_ in ids:
+                assert client.post("/v1/embeddings", json=BODY, headers={"x-request-id": id_}).status_code == 200
+            client.post("/v1/embeddings", json={}, headers={"x-request-id": f"bad-{ids[0]}"})
+        served.server.wait_line(re.compile(re.escape(f"id=bad-{ids[0]}")), DEADLINE_S)
+    said = served.server.output()
+    return [id_ for id_ in ids if said.count(f"id={id_}\n") == served.processes]
+
+
+def test_sampling_is_taken_and_what_failed_or_was_slow_is_told_all_the_same(served: Served) -> None:
+    began = served.config.read_text()
+    assert lines_of(served, "all-0", "all-1") == ["all-0", "all-1"]
+    served.config.write_text(began.replace("level: info", "level: info, requests: 0, slow_request_s: 60"))
+    served.reload()
+    assert lines_of(served, "none-0", "none-1") == []
+    assert "id=none-" not in served.server.output()
+    served.config.write_text(began.replace("level: info", "level: info, requests: 0, slow_request_s: 0.000001, format: json"))
+    served.reload()
+    assert lines_of(served, "slow-0", "slow-1") == ["slow-0", "slow-1"]
+    # Programs may be reading the file.
+    assert "need a restart: log.format\n" in served.server.output()
+    with httpx.Client(base_url=served.server.base_url) as client:
+        counted = metrics_of(client)['embedding_requests_total{status="200",task="embeddings"}']
+    assert counted >= 6 * served.processes
 
 
 def test_a_log_that_was_moved_away_goes_on_in_a_new_file(served: Served) -> None:

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from queue import Empty, Queue
 from time import monotonic
 
-READY_LINE = re.compile(r"^\s+(https?://\S+)/v1\b")
+# On standard output, or in a log in JSON.
+READY_LINE = re.compile(r"""(?:^\s+|"url":")(https?://[^\s"]+)/v1\b""")
 STOP_TIMEOUT_S = 40
 
 

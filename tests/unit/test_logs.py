@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from launcher.errors import ConfigError
 from launcher.telemetry import logs
 from launcher.telemetry.logs import Log, start_logging
+from tests.support.log_lines import objects_in
 
 log = logging.getLogger("launcher.test")
 
@@ -21,7 +24,12 @@ def start() -> Iterator[Callable[..., Log]]:
     """``start_logging``, whose traces in this process are removed afterwards."""
     root, ours = logging.getLogger(), logging.getLogger("launcher")
     before = (root.handlers[:], root.level, ours.level)
+    hooks = (sys.excepthook, threading.excepthook, sys.unraisablehook)
+    asked = (logging.logThreads, logging.logProcesses, logging.logMultiprocessing)
     yield start_logging
+    logging.captureWarnings(False)
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
+    logging.logThreads, logging.logProcesses, logging.logMultiprocessing = asked
     root.handlers[:], _, _ = before
     root.setLevel(before[1])
     ours.setLevel(before[2])
@@ -44,7 +52,7 @@ def test_lines_go_to_standard_error_and_to_the_file(
 ) -> None:
     path = tmp_path / "server.log"
     path.write_text("before\n")
-    start("info", str(path), "gateway 0")
+    start("info", str(path), process="gateway 0")
     log.info("你好 %d", 1)
     log.debug("too quiet")
     written = path.read_text(encoding="utf-8").removeprefix("before\n")
@@ -73,6 +81,16 @@ def test_a_full_disk_is_said_once_and_so_is_its_end(
     # The five, the one that said so, and the one that came too early.
     assert f"{full} can be written again; 7 lines are missing in it\n" in capfd.readouterr().err
     assert [line.rpartition(": ")[2] for line in full.read_text().split("\n")][1::2] == ["after", "more"]
+
+
+def test_a_file_that_is_cut_to_nothing_goes_on_from_there(start: Callable[..., Log], tmp_path: Path) -> None:
+    """As logrotate's copytruncate does it."""
+    path = tmp_path / "server.log"
+    start("info", str(path), "json")
+    log.info("before")
+    os.truncate(path, 0)
+    log.info("after")
+    assert [entry["message"] for entry in objects_in(path.read_text())] == ["after"]
 
 
 def test_a_reload_tries_at_once(start: Callable[..., Log], full: Path) -> None:

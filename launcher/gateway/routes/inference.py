@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.routing import Route
 
 from launcher.embedding.model import Role, ServedModel
 from launcher.embedding.service import EmbedCall, Embedded, EmbeddingService
+from launcher.embedding.tokens import TokenizedInput
 from launcher.gateway.body import Limits
 from launcher.gateway.encode import embeddings_body, tokenize_body
 from launcher.gateway.endpoint import Endpoint
@@ -17,6 +18,7 @@ from launcher.gateway.parse import Parser
 from launcher.gateway.readiness import Readiness
 from launcher.gateway.reply import Header, JsonReply
 from launcher.gateway.schemas import EmbeddingsRequest, TokenizeRequest
+from launcher.gateway.work import Work
 from launcher.telemetry.hooks import Hooks, Task
 
 
@@ -52,14 +54,18 @@ class InferenceRoutes:
         embedded = await self._service.embed(EmbedCall(inputs, role, request.truncate, request.dimensions, deadline))
         started = time.perf_counter()
         content = await embeddings_body(embedded, self._model.name, request.encoding_format or "float")
-        self._hooks.stage("encode", time.perf_counter() - started)
-        return JsonReply(content, headers=embedding_headers(embedded), tokens=embedded.prompt_tokens)
+        encode_s = time.perf_counter() - started
+        self._hooks.stage("encode", encode_s)
+        work = embedding_work(embedded, len(inputs), encode_s)
+        return JsonReply(content, headers=embedding_headers(embedded), tokens=embedded.prompt_tokens, work=work)
 
     async def _tokenize(self, body: bytes, deadline: float) -> JsonReply:
         request, inputs = await self._parser.parse(body, TokenizeRequest)
         role = role_of(request, self._model)
+        started = time.perf_counter()
         tokenized = await self._service.tokenize(inputs, role, request.truncate)
-        return JsonReply(tokenize_body(tokenized, self._model.name))
+        work = tokenize_work(tokenized, time.perf_counter() - started)
+        return JsonReply(tokenize_body(tokenized, self._model.name), work=work)
 
     def _endpoint(self, task: Task, answer: Callable[[bytes, float], Awaitable[JsonReply]]) -> Endpoint:
         return Endpoint(task, answer, self._readiness, self._hooks, self._held, self._limits)
@@ -83,3 +89,21 @@ def embedding_headers(embedded: Embedded) -> list[Header]:
     if embedded.truncated:
         headers.append((b"x-truncated-inputs", b"%d" % embedded.truncated))
     return headers
+
+
+def embedding_work(embedded: Embedded, inputs: int, encode_s: float) -> Work:
+    return Work(
+        inputs,
+        embedded.prompt_tokens,
+        embedded.truncated,
+        embedded.tokenization_s,
+        embedded.cache,
+        embedded.queue_s,
+        embedded.inference_s,
+        encode_s,
+    )
+
+
+def tokenize_work(tokenized: Sequence[TokenizedInput], tokenize_s: float) -> Work:
+    tokens = sum(len(item.ids) for item in tokenized)
+    return Work(len(tokenized), tokens, sum(item.truncated for item in tokenized), tokenize_s)
