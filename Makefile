@@ -34,14 +34,19 @@ MODEL ?=
 BUNDLE ?= build/bundle
 BUNDLE_OPTIONS = --python-version '$(PYTHON_VERSION)' --platform '$(PLATFORM)' --out '$(BUNDLE)' \
 	$(if $(SGLANG),--sglang '$(SGLANG)') $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+# What builds images: docker or podman, with options of its own if it needs any. BASE: another base image than the Dockerfile's.
+CONTAINERS ?= docker
+BASE ?=
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 LOCKED := --no-deps --only-binary :all: --require-hashes
 
 # A stamp holds the folder it was made in: a moved checkout, or a Python that went away, starts over.
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
-.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e test-k8s chaos soak gpu-check \
-	lint k8s-check format notebooks bench bench-gpu overload capacity need-wrk bundle lock metrics-doc audit clean
+.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e test-k8s chaos soak \
+	gpu-check lint k8s-check format notebooks bench bench-gpu overload capacity need-wrk bundle image image-gpu lock metrics-doc \
+	audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -103,6 +108,16 @@ capacity: $(DEV) ## Find what one pod can do, that at URL or one of CONFIG, and 
 bundle: $(LIGHT) ## Gather wheels and MODEL in BUNDLE, for a machine without a network; docs/operations/air-gapped.md
 	@$(BIN)/python -m deploy.bundle $(BUNDLE_OPTIONS)
 
+# Without a network: all that goes in is in the base, the bundle and configs/. podman's own format has no health check.
+image image-gpu: ## Build the image for CPUs, or for GPUs, from BUNDLE with CONTAINERS=docker or podman; docs/operations/images.md
+	@test -e '$(BUNDLE)/SHA256SUMS' || { echo 'There is no bundle in $(BUNDLE): make bundle, or name one: make $@ BUNDLE=...' >&2; exit 1; }
+	@$(CONTAINERS) build --network none $(if $(filter podman,$(notdir $(CONTAINERS))),--format docker) --build-context 'bundle=$(BUNDLE)' \
+		$(if $(BASE),--build-arg 'BASE=$(BASE)') --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(ARGS) \
+		--file deploy/Dockerfile.$(KIND) --tag sgl-embed:$(VERSION)-$(KIND) .
+image: KIND := cpu
+image-gpu: KIND := gpu
+
 # Before anything is downloaded.
 need-wrk:
 	@command -v wrk >/dev/null || { echo 'The benchmark needs wrk to make the load. On Debian and Ubuntu: apt install wrk' >&2; exit 1; }
@@ -115,7 +130,7 @@ lock: $(UV) ## Write requirements/*.txt anew from pyproject.toml and requirement
 	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	@$(COMPILE) requirements/audit.in -o requirements/audit.txt
 	@$(COMPILE) requirements/manifests.in -o requirements/manifests.txt
-	@$(COMPILE) requirements/image.in -o requirements/image.txt
+	@$(COMPILE) requirements/image.in -c requirements/dev.txt -o requirements/image.txt
 	@$(COMPILE) requirements/bench-infinity.in -o requirements/bench-infinity.txt
 	@$(COMPILE) pyproject.toml requirements/sglang-0.5.17.in --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.17.txt
 	@cd deploy/check && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --loglevel error

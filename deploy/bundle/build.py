@@ -41,6 +41,11 @@ class Bundle:
     def lock(self) -> Path:
         return LOCKS / (f"sglang-{self.sglang}.txt" if self.sglang else "light.txt")
 
+    def pinned(self) -> list[str]:
+        """Of what serves and of what an image holds beside it; a package of both is the same version in both."""
+        locks = (self.lock, LOCKS / "image.txt")
+        return [*dict.fromkeys(line for lock in locks for line in self.target.pinned(lock.read_text(encoding="utf-8")))]
+
 
 def build(bundle: Bundle, say: Callable[[str], None]) -> None:
     """Make ``bundle.out``, whole or not at all. Raises ``BundleError``, or ``ModelError`` for a model that cannot be served."""
@@ -50,7 +55,7 @@ def build(bundle: Bundle, say: Callable[[str], None]) -> None:
     shutil.rmtree(part, ignore_errors=True)
     wheels = part / "wheels"
     wheels.mkdir(parents=True)
-    _download(list(bundle.target.pinned(bundle.lock.read_text(encoding="utf-8"))), bundle.target, wheels, say)
+    _download(bundle.pinned(), bundle.target, wheels, say)
     _run("pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(ROOT))
     if model:
         say(f"copying the model {model.name}")

@@ -106,6 +106,14 @@ def test_what_cannot_be_bundled_is_refused(tmp_path: Path, tiny_checkpoint: Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("sglang", [None, "0.5.17", "0.5.23"])
+def test_it_holds_what_an_image_needs_and_each_package_once(tmp_path: Path, sglang: str | None) -> None:
+    pinned = Bundle(read_target("3.11", NEWEST, sglang), sglang, None, tmp_path).pinned()
+    names = [Requirement(line.partition(" --hash")[0]).name for line in pinned]
+    assert {"dumb-init", "redis", "openvino"} <= set(names)
+    assert len(set(names)) == len(names)
+
+
 def test_instructions_name_what_is_inside(tmp_path: Path) -> None:
     target = read_target("3.12", NEWEST, "0.5.17")
     model = FetchedModel(tmp_path, "bge-large-zh-v1.5", None, is_fallback=False, settings=Model())

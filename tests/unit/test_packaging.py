@@ -105,6 +105,11 @@ def test_newest_sglang_is_bundled_as_it_was_tested() -> None:
     assert {name: pins("dev.txt").get(name) for name in bundled} == bundled
 
 
+def test_an_image_holds_the_cache_client_that_was_tested() -> None:
+    assert_pinned(pyproject()["project"]["optional-dependencies"]["redis"], "image.txt")
+    assert pins("image.txt")["redis"] == pins("dev.txt")["redis"]
+
+
 def test_build_backend_is_the_one_of_pyproject() -> None:
     assert_pinned(pyproject()["build-system"]["requires"], "build.txt")
 
