@@ -54,7 +54,7 @@ class Podman:
 
 
 class Container:
-    """Of an image of this project's, or of another that ``exec`` and ``stop`` are enough for."""
+    """Reached at its own address, which the host of a bridge has a way to: no port of this machine is taken."""
 
     def __init__(self, podman: Podman, name: str) -> None:
         self.podman = podman
@@ -62,7 +62,8 @@ class Container:
 
     @property
     def base_url(self) -> str:
-        return f"http://{self.podman.run('port', self.name, '30000/tcp')}"
+        field = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        return f"http://{self.podman.run('inspect', '--format', field, self.name)}:30000"
 
     def wait_ready(self) -> Container:
         wait_until(f"{self.name} is ready", self._is_ready, READY_TIMEOUT_S)
@@ -73,6 +74,16 @@ class Container:
 
     def state(self, field: str) -> str:
         return self.podman.run("inspect", "--format", f"{{{{.State.{field}}}}}", self.name)
+
+    def rights(self) -> dict[str, str]:
+        """Of process 1, as /proc names them."""
+        lines = self.exec("cat", "/proc/1/status").stdout.splitlines()
+        return dict(line.split(":\t") for line in lines)
+
+    def may_write(self, folder: str) -> bool:
+        done = self.exec("touch", f"{folder}/written")
+        assert done.returncode == 0 or "Read-only file system" in done.stderr, done
+        return done.returncode == 0
 
     def log(self) -> str:
         done = self.podman.call("logs", self.name)
@@ -104,3 +115,32 @@ def running_container(podman: Podman, image: str, *options: str, command: Sequen
         yield Container(podman, name)
     finally:
         podman.run("rm", "--force", "--time", "0", name)
+
+
+class Pod:
+    """Made by ``podman kube play`` and not yet started; its containers have the names of the manifest."""
+
+    def __init__(self, podman: Podman) -> None:
+        self.podman = podman
+
+    def complete(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Run an init container to its end. podman 4.3.1, left to it, may try to remove one that it takes to be running."""
+        return self.podman.call("start", "--attach", self._container(name))
+
+    def start(self, name: str) -> Container:
+        self.podman.run("start", self._container(name))
+        return Container(self.podman, self._container(name))
+
+    def _container(self, name: str) -> str:
+        names = self.podman.run("ps", "--all", "--format", "{{.Names}}").splitlines()
+        (found,) = (full for full in names if full.endswith(f"-{name}"))
+        return found
+
+
+@contextmanager
+def played_pod(podman: Podman, manifests: Path) -> Iterator[Pod]:
+    podman.run("kube", "play", "--start=false", str(manifests), timeout_s=120)
+    try:
+        yield Pod(podman)
+    finally:
+        podman.run("pod", "rm", "--all", "--force", "--time", "0")
