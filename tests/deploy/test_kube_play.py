@@ -30,14 +30,13 @@ TAKEN_OUT = {
 
 
 @pytest.fixture
-def weights(podman: Podman, tiny_checkpoint: Path) -> Iterator[Path]:
+def weights(podman: Podman, tiny_checkpoint: Path) -> Path:
     """The volume that the overlay claims, filled by the same command as its Job uses."""
     podman.run("volume", "create", VOLUME)
     folder = Path(podman.run("volume", "inspect", "--format", "{{.Mountpoint}}", VOLUME))
     fetch = ("fetch", "--model", str(tiny_checkpoint), "--set", f"model.name={MODEL}", str(folder))
     subprocess.run([sys.executable, "-m", "launcher", *fetch], check=True, timeout=60)
-    yield folder / MODEL
-    podman.run("volume", "rm", VOLUME)
+    return folder / MODEL
 
 
 @pytest.fixture

@@ -52,6 +52,10 @@ class Podman:
         assert done.returncode == 0, f"podman {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
         return done.stdout.strip()
 
+    def remove_containers(self) -> None:
+        for kind in (("pod",), ()):
+            self.call(*kind, "rm", "--all", "--force", "--time", "0")
+
 
 class Container:
     """Reached at its own address, which the host of a bridge has a way to: no port of this machine is taken."""
@@ -103,8 +107,8 @@ def running_podman(folder: Path) -> Iterator[Podman]:
     try:
         yield podman
     finally:
-        podman.call("pod", "rm", "--all", "--force", "--time", "0")
-        podman.call("rm", "--all", "--force", "--time", "0")
+        podman.remove_containers()
+        assert podman.run("ps", "--all", "--quiet") == ""
         shutil.rmtree(folder)
 
 
@@ -143,4 +147,4 @@ def played_pod(podman: Podman, manifests: Path) -> Iterator[Pod]:
     try:
         yield Pod(podman)
     finally:
-        podman.run("pod", "rm", "--all", "--force", "--time", "0")
+        podman.remove_containers()
