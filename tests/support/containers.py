@@ -27,6 +27,7 @@ network_backend = "netavark"
 network_config_dir = "{folder}/networks"
 """
 READY_TIMEOUT_S = 60
+COMPLETE_TIMEOUT_S = 60
 
 
 class Podman:
@@ -127,9 +128,11 @@ class Pod:
     def __init__(self, podman: Podman) -> None:
         self.podman = podman
 
-    def complete(self, name: str) -> subprocess.CompletedProcess[str]:
-        """Run an init container to its end. podman 4.3.1, left to it, may try to remove one that it takes to be running."""
-        return self.podman.call("start", "--attach", self._container(name))
+    def complete(self, name: str) -> Container:
+        """Run an init container to its end."""
+        container = self.start(name)
+        wait_until(f"{name} has ended", lambda: container.state("Status") == "exited", COMPLETE_TIMEOUT_S)
+        return container
 
     def start(self, name: str) -> Container:
         self.podman.run("start", self._container(name))
