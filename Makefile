@@ -44,7 +44,7 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 # A stamp holds the folder it was made in: a moved checkout, or a Python that went away, starts over.
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
-.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e test-deploy test-k8s \
+.PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e test-k8s test-images test-deploy \
 	chaos soak gpu-check lint k8s-check format notebooks bench bench-gpu overload capacity need-wrk bundle image image-gpu lock \
 	metrics-doc audit clean
 
@@ -74,7 +74,7 @@ chaos: $(DEV) ## Kill, stop, starve and flood real servers: the tests of tests/c
 soak: $(DEV) ## Ten minutes of mixed requests on each engine; the memory must stay what it was
 	@SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/chaos/test_soak.py $(ARGS)
 
-test-unit test-cache test-gateway test-engines test-e2e test-deploy test-k8s: $(DEV) ## Run this folder of the tests
+test-unit test-cache test-gateway test-engines test-e2e test-k8s test-images test-deploy: $(DEV) ## Run this folder of the tests
 	@$(BIN)/python -m pytest $(@:test-%=tests/%) $(ARGS)
 
 gpu-check: $(GPU_READY) ## Compare SGLang's vectors on this machine's NVIDIA GPU with transformers in float32

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.deploy.conftest import MODEL, ROOT
+from tests.images.conftest import MODEL, ROOT
 from tests.support.containers import Pod, Podman, played_pod
 
 VOLUME = "sgl-embed-weights"

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.deploy.conftest import BASE, MODEL, ROOT, make_image
+from tests.images.conftest import BASE, MODEL, ROOT, make_image
 from tests.support.containers import Container, Podman, running_container
 from tests.support.processes import wait_until
 from tests.support.server import running_server
