@@ -1,0 +1,169 @@
+"""rollout.sh of deploy/compose on three real servers behind nginx; in the place of compose stands what starts processes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.compose import NAMES, SHIPPED, Replicas, compose_command
+from tests.support.load import Load, reference_of
+from tests.support.nginx import RunningNginx
+from tests.support.processes import wait_until
+from tests.support.texts import SENTENCES
+from tests.support.wrk import load, under_load_throughout
+
+pytestmark = pytest.mark.timeout(240)
+
+Rollout = Callable[..., subprocess.CompletedProcess[str]]
+WINDOW_S = 5
+
+
+@pytest.fixture
+def folder(nginx: RunningNginx, variables: Mapping[str, str]) -> Path:
+    """deploy/compose on this host."""
+    for file in ("rollout.sh", "probe.py"):
+        shutil.copy(SHIPPED / file, nginx.folder)
+    write_variables(nginx.folder / ".env", variables)
+    return nginx.folder
+
+
+@pytest.fixture
+def rollout(replicas: Replicas, nginx: RunningNginx, folder: Path) -> Iterator[Rollout]:
+    with compose_command(replicas, folder, nginx.run_folder) as environment:
+
+        def run(*arguments: str, ready_timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+            environment["READY_TIMEOUT_S"] = f"{ready_timeout_s:g}"
+            command = [folder / "rollout.sh", *arguments]
+            return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+
+        yield run
+
+
+def write_variables(file: Path, variables: Mapping[str, str]) -> Path:
+    file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    return file
+
+
+def processes(replicas: Replicas) -> dict[str, int]:
+    return {name: replicas[name].process.pid for name in NAMES}
+
+
+def fingerprint(url: str) -> str:
+    return str(httpx.get(f"{url}/v1/models").json()["data"][0]["fingerprint"])
+
+
+def test_replacing_all_replicas_costs_no_request(
+    replicas: Replicas, nginx: RunningNginx, rollout: Rollout, folder: Path, variables: Mapping[str, str], bodies: Path
+) -> None:
+    reference = reference_of(nginx.base_url, SENTENCES)
+    before = processes(replicas)
+    wanted = write_variables(folder / "next.env", {**variables, "SGL_EMBED_IMAGE": "sgl-embed:next"})
+    with (
+        Load(nginx.base_url, reference, clients=2) as checked,
+        under_load_throughout(nginx.base_url, bodies, WINDOW_S) as running,
+    ):
+        checked.wait_for(20)
+        done = rollout(str(wanted))
+    assert done.returncode == 0, done.stderr
+    assert not set(before.values()) & set(processes(replicas).values())
+    assert [counted.failed for counted in running.result()] == [0] * len(running.result()), nginx.errors()
+    assert set(checked.outcomes) == {200}, checked.outcomes
+    assert checked.wrong == 0
+    assert (folder / ".env").read_text() == wanted.read_text()
+    assert "SGL_EMBED_IMAGE" not in (folder / ".env.before").read_text()
+    assert " down;" not in (folder / "nginx/replicas.conf").read_text()
+    assert done.stderr.count("may be mixed") == 3
+
+
+def test_other_vectors_are_not_taken(
+    replicas: Replicas, nginx: RunningNginx, rollout: Rollout, folder: Path, variables: Mapping[str, str], bodies: Path
+) -> None:
+    before, space = processes(replicas), fingerprint(nginx.base_url)
+    wanted = write_variables(folder / "next.env", {**variables, "SGL_EMBED_MODEL": "other/tiny-zh"})
+    done = rollout(str(wanted))
+    assert done.returncode == 1, done.stderr
+    assert "must not be mixed" in done.stderr
+    assert "replica-1: back as it was" in done.stderr
+    after = processes(replicas)
+    assert after["replica-1"] != before["replica-1"]
+    assert [after[name] for name in NAMES[1:]] == [before[name] for name in NAMES[1:]]
+    assert [fingerprint(replicas.url(name)) for name in NAMES] == [space] * 3
+    assert (folder / ".env").read_text() != wanted.read_text()
+    assert " down;" not in (folder / "nginx/replicas.conf").read_text()
+    assert load(nginx.base_url, bodies, 2).failed == 0
+
+
+def test_a_replica_that_does_not_start_is_taken_back(
+    replicas: Replicas, rollout: Rollout, folder: Path, variables: Mapping[str, str]
+) -> None:
+    wanted = write_variables(folder / "next.env", {**variables, "SGL_EMBED_MODEL": "missing"})
+    done = rollout(str(wanted), ready_timeout_s=8)
+    assert done.returncode == 1, done.stderr
+    assert "not ready in time" in done.stderr
+    assert "replica-1: back as it was" in done.stderr
+    assert all(map(replicas.running, NAMES))
+
+
+def test_a_replica_that_does_not_come_back_stays_out_of_rotation(
+    replicas: Replicas, nginx: RunningNginx, rollout: Rollout, folder: Path, variables: Mapping[str, str]
+) -> None:
+    missing = {**variables, "SGL_EMBED_MODEL": "missing"}
+    write_variables(folder / ".env", missing)
+    done = rollout(ready_timeout_s=5)
+    assert done.returncode == 3, done.stderr
+    assert "replica-1: is out of rotation; the others answer" in done.stderr
+    down = [line for line in (folder / "nginx/replicas.conf").read_text().splitlines() if " down;" in line]
+    assert [line.rpartition("# ")[2] for line in down] == ["replica-1"]
+    assert [httpx.get(f"{nginx.base_url}/health").status_code for _ in range(4)] == [200] * 4
+
+    write_variables(folder / ".env", variables)
+    assert rollout().returncode == 0
+    assert " down;" not in (folder / "nginx/replicas.conf").read_text()
+
+
+def test_nothing_is_begun_where_no_other_replica_is_ready(replicas: Replicas, rollout: Rollout) -> None:
+    for name in NAMES[1:]:
+        replicas[name].process.kill()
+        replicas[name].wait()
+    before = replicas["replica-1"].process.pid
+    done = rollout()
+    assert done.returncode == 1, done.stderr
+    assert "replica-1: left alone" in done.stderr
+    assert replicas["replica-1"].process.pid == before
+    assert replicas.running("replica-1")
+
+
+def test_only_nginx_is_reloaded(replicas: Replicas, nginx: RunningNginx, rollout: Rollout, folder: Path) -> None:
+    before = processes(replicas)
+    replicas_file = folder / "nginx/replicas.conf"
+    replicas_file.write_text(replicas_file.read_text().replace("; # replica-2", " down; # replica-2"))
+    assert rollout("--reload-nginx").returncode == 0
+    assert processes(replicas) == before
+    answered = {httpx.get(f"{nginx.base_url}/v1/models") for _ in range(6)}
+    assert all(reply.status_code == 200 for reply in answered)
+    lines = nginx.wait_log(6)
+    assert f"127.0.0.1:{replicas.ports['replica-2']}" not in {line["upstream"] for line in lines}
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["/does/not/exist.env"]])
+def test_what_cannot_be_done_is_refused(rollout: Rollout, arguments: list[str]) -> None:
+    assert rollout(*arguments).returncode == 2
+
+
+def test_two_at_once_are_refused(rollout: Rollout, folder: Path) -> None:
+    with subprocess.Popen(["flock", folder / ".rollout.lock", "cat"], stdin=subprocess.PIPE) as holder:
+        wait_until("the lock is held", lambda: locked(folder), 5)
+        done = rollout()
+        assert holder.stdin
+        holder.stdin.close()
+    assert done.returncode == 2
+    assert "another rollout is under way" in done.stderr
+
+
+def locked(folder: Path) -> bool:
+    return subprocess.run(["flock", "--nonblock", folder / ".rollout.lock", "true"], check=False).returncode != 0
