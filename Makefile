@@ -45,7 +45,7 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
 .PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e test-k8s test-images test-deploy \
-	chaos soak gpu-check lint k8s-check format notebooks bench bench-gpu overload capacity need-wrk bundle image image-gpu lock \
+	chaos soak gpu-check lint k8s-check format notebooks bench bench-gpu bench-cluster overload capacity need-wrk bundle image image-gpu lock \
 	metrics-doc audit clean
 
 help: ## Show this list
@@ -98,6 +98,9 @@ bench: need-wrk $(DEV) $(INFINITY)/.installed ## Compare with other servers on t
 
 bench-gpu: need-wrk $(GPU_READY) ## Compare with stock SGLang on this machine's NVIDIA GPU; ARGS as for bench
 	@exec $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks --suite gpu $(ARGS)
+
+bench-cluster: need-wrk $(DEV) ## Measure three servers behind nginx on this machine; 2 minutes, ARGS=--help for more
+	@exec $(BIN)/python -m benchmarks.cluster $(ARGS)
 
 overload: $(DEV) ## Ask five times as much of a server as it can do, and say what held; 2 minutes, ARGS=--help for more
 	@exec $(BIN)/python -m benchmarks.overload $(ARGS)
