@@ -9,13 +9,16 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+
+import psutil
 
 from benchmarks.bodies import MODEL_NAME, Bodies, distinct_bodies, request_body
 from benchmarks.contenders import environment_of
 from benchmarks.load import counted_figures, run_wrk
-from benchmarks.machine import load_per_core, machine
+from benchmarks.machine import busy_s, machine, own_s
 from benchmarks.overload.__main__ import SHAPES
 from benchmarks.overload.bars import Verdict, table
 from benchmarks.records import Figures, median_of
@@ -43,16 +46,16 @@ def main() -> int:
         write_checkpoint(folder, SHAPES[SHAPE], initializer_range=0.05)
     bodies = distinct_bodies(4000, 2, CHARACTERS, seed=1)
     threads = arguments.threads or max(1, cores() // REPLICAS)
-    busy = load_per_core()
     repetitions = measure(folder, bodies, threads, arguments.dtype, arguments.seconds)
-    here = machine()
+    here, median = machine(), median_of(repetitions)
     print(
         f"{REPLICAS} servers of {threads} threads each behind nginx, {CLIENTS} connections, the shape of bge-{SHAPE}, "
         f"dtype {arguments.dtype}, {bodies.tokens_per_request:.0f} tokens a request; {here['cpu']}, {here['cores']} cores, "
-        f"which wrk shares; load before {busy:.1f} a core. Requests/s of each repetition: "
+        f"of which wrk had {median['load_cores']:.2f} and what has no part in it {median['other_cores']:.2f}. A request took "
+        f"{median['cpu_ms']:.1f} ms of CPU in servers and nginx. Requests/s of each repetition: "
         + ", ".join(f"{each['requests_per_s']:.0f}" for each in repetitions)
     )
-    verdicts = judge(median_of(repetitions), cores())
+    verdicts = judge(median, cores())
     print(table(verdicts))
     return 0 if all(verdict.held for verdict in verdicts) else 1
 
@@ -64,11 +67,32 @@ def measure(folder: Path, bodies: Bodies, threads: int, dtype: str, seconds: flo
         servers = [stack.enter_context(replica(folder, number, threads, dtype)) for number in range(REPLICAS)]
         nginx = stack.enter_context(running_nginx([server.port for server in servers]))
         url = f"{nginx.base_url}/v1/embeddings"
+        proxy = psutil.Process(nginx.process.pid)
+
+        def cpu_s() -> float:
+            return sum(server.cpu_s() for server in servers) + sum(map(used_s, [proxy, *proxy.children()]))
+
         run_wrk(url, file, CLIENTS, WARM_UP_S, timed=False)
-        counted = [run_wrk(url, file, CLIENTS, seconds, timed=False) for _ in range(REPETITIONS)]
-    if failed := sum(each.failed for each in counted):
-        raise ContenderFailed(f"{failed} requests failed")
-    return [counted_figures(each) for each in counted]
+        return [repeat(url, file, seconds, cpu_s) for _ in range(REPETITIONS)]
+
+
+def repeat(url: str, file: Path, seconds: float, cpu_s: Callable[[], float]) -> Figures:
+    busy_before, own_before, before = busy_s(), own_s(), cpu_s()
+    counted = run_wrk(url, file, CLIENTS, seconds, timed=False)
+    used, load_s = cpu_s() - before, own_s() - own_before
+    if counted.failed:
+        raise ContenderFailed(f"{counted.failed} of {counted.requests} requests failed")
+    other_s = busy_s() - busy_before - used - load_s
+    return counted_figures(counted) | {
+        "cpu_ms": used * 1e3 / counted.requests,
+        "load_cores": load_s / counted.seconds,
+        "other_cores": other_s / counted.seconds,
+    }
+
+
+def used_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def replica(folder: Path, number: int, threads: int, dtype: str) -> AbstractContextManager[Server]:
