@@ -22,7 +22,8 @@ from benchmarks.machine import busy_s, machine, own_s
 from benchmarks.overload.__main__ import SHAPES
 from benchmarks.overload.bars import Verdict, table
 from benchmarks.records import Figures, median_of
-from benchmarks.server import ContenderFailed, Server, cores, free_port, running
+from benchmarks.server import Server, cores, free_port, running
+from benchmarks.target import ContenderFailed
 from tests.support.checkpoints import write_checkpoint
 from tests.support.nginx import running_nginx
 
