@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from time import monotonic
 
-from deploy.check import core, crds, metrics, policies, render, scan, yamlfiles
+from deploy.check import core, crds, dockerfiles, metrics, policies, proxies, render, scan, yamlfiles
 from deploy.check.findings import CannotCheck, Outcome
 from deploy.check.tree import Tree
 
@@ -25,6 +25,8 @@ RUNGS = (
     Rung("crds", crds.check, "the schemas of custom resources"),
     Rung("policies", policies.check, "what this project holds its manifests to"),
     Rung("metrics", metrics.check, "every metric that is named is exported by a live server"),
+    Rung("dockerfiles", dockerfiles.check, "hadolint"),
+    Rung("proxies", proxies.check, "nginx, Prometheus and Alertmanager read their configurations"),
     Rung("scan", scan.check, "checkov"),
 )
 

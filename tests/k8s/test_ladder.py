@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.check import render, scan, yamlfiles
+from deploy.check import dockerfiles, proxies, render, scan, yamlfiles
 from deploy.check.__main__ import main
 from deploy.check.findings import CannotCheck, Finding, Outcome
 from deploy.check.ladder import RUNGS, Rung, step
@@ -90,12 +90,47 @@ def test_no_overlays_at_all(tmp_path: Path) -> None:
         render.check(Tree(tmp_path))
 
 
+def test_dockerfile(checkout: Path) -> None:
+    with (checkout / "deploy" / "Dockerfile.cpu").open("a", encoding="utf-8") as file:
+        file.write("\nRUN cd /tmp && sudo true\n")
+    found = findings(dockerfiles.check, checkout)
+    assert [line for line in found if "deploy/Dockerfile.cpu: line " in line and "[DL3004]" in line], found
+
+
+@pytest.mark.parametrize(
+    "file, old, new, said",
+    [
+        ("nginx/nginx.conf", "least_conn;", "least_con;", "deploy/compose/nginx: plain: .*least_con"),
+        ("nginx/tls/server.conf", "ssl_protocols", "ssl_protocol", "deploy/compose/nginx: tls: .*ssl_protocol"),
+        ("nginx/replicas.conf", "max_fails", "max_fail", "deploy/compose/nginx: plain: .*max_fail"),
+        ("prometheus/prometheus.yml", "scrape_configs:", "scrape_config:", "prometheus.yml: .*scrape_config"),
+        ("prometheus/rules.yml", "expr: up", "expr: up)", "prometheus.yml: .*rules.yml"),
+        ("alertmanager/alertmanager.yml", "receiver: webhook", "receiver: nobody", "alertmanager.yml: .*nobody"),
+    ],
+)
+def test_proxies(checkout: Path, file: str, old: str, new: str, said: str) -> None:
+    change(checkout / "deploy" / "compose" / file, old, new)
+    found = findings(proxies.check, checkout)
+    assert any(re.search(said, line, flags=re.DOTALL) for line in found), found
+
+
 def test_missing_program_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     tree = Tree(build=tmp_path)
-    said = {rung.name: step(rung, tree).trouble for rung in RUNGS if rung.name != "yaml"}
+    said = {rung.name: step(rung, tree).trouble for rung in RUNGS if rung.name not in ("yaml", "proxies")}
     for name in ("render", "core", "crds", "policies", "metrics"):
         assert said[name].startswith("kubectl is not installed; https://"), said[name]
+    assert said["dockerfiles"] == "hadolint is not installed; make build/manifests/.installed"
+
+
+@pytest.mark.parametrize(
+    "program, package", [("promtool", "prometheus"), ("amtool", "prometheus-alertmanager"), ("nginx", "nginx-light")]
+)
+def test_missing_daemon_says_how_to_get_it(program: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shutil.which
+    monkeypatch.setattr("shutil.which", lambda name, **options: None if name == program else found(name, **options))
+    with pytest.raises(CannotCheck, match=f"^{program} is not installed; on Debian and Ubuntu: apt install {package}$"):
+        proxies.check(Tree())
 
 
 def test_old_kubectl_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
