@@ -35,7 +35,10 @@ def find_weights(folder: Path) -> Path:
     weights = folder / SAFETENSORS
     if not weights.exists():
         raise ModelError(f"{folder}: {weights_problem({file.name for file in folder.iterdir()}, allow_pickle=False)}")
-    _check_whole(weights)
+    try:
+        _check_whole(weights)
+    except OSError as error:
+        raise ModelError(f"{weights}: cannot be read: {error.strerror}") from error
     return weights
 
 

@@ -328,3 +328,11 @@ def test_the_digest_covers_what_decides_a_vector(folder: Path) -> None:
         change()
         seen.add(digest())
     assert len(seen) == 7
+
+
+def test_weights_that_cannot_be_read_are_named(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.unlink()
+    # Root, as whom tests may run, can read any file.
+    weights.mkdir()
+    assert refusal(folder) == f"{weights}: cannot be read: Is a directory"
