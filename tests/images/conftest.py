@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from tests.support.containers import Podman, running_podman
 from tests.support.debian import base_archive
 
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="debootstrap and podman need root here: sudo make test-images")
 ROOT = Path(__file__).parents[2]
 MODEL = "bge-small-zh-v1.5"
 BASE = "localhost/debian-python:3.11"

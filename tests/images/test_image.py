@@ -15,10 +15,12 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.images.conftest import BASE, MODEL, ROOT, make_image
+from tests.images.conftest import AS_ROOT, BASE, MODEL, ROOT, make_image
 from tests.support.containers import Container, Podman, running_container
 from tests.support.processes import wait_until
 from tests.support.server import running_server
+
+pytestmark = AS_ROOT
 
 LIMIT_BYTES = 500_000_000
 TEXTS = ["今天天气真好", "明天会下雨吗", "embedding"]

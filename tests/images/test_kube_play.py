@@ -15,8 +15,10 @@ import httpx
 import pytest
 import yaml
 
-from tests.images.conftest import MODEL, ROOT
+from tests.images.conftest import AS_ROOT, MODEL, ROOT
 from tests.support.containers import Pod, Podman, played_pod
+
+pytestmark = AS_ROOT
 
 VOLUME = "sgl-embed-weights"
 PLAYED = ("ConfigMap", "Deployment")

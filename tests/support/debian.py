@@ -7,7 +7,6 @@ same: Python is Debian's, in /usr instead of /usr/local, and its standard librar
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -25,7 +24,7 @@ UNUSED = (
     "var/log",
 )
 TIMEOUT_S = 300
-MISSING = "these tests make a base image, which needs root and debootstrap: apt install debootstrap (Debian, Ubuntu)"
+MISSING = "these tests make a base image, which needs debootstrap: apt install debootstrap (Debian, Ubuntu)"
 
 
 def base_archive(folder: Path) -> Path:
@@ -33,7 +32,7 @@ def base_archive(folder: Path) -> Path:
     recipe = hashlib.sha256("\n".join((SUITE, PACKAGES, *UNUSED)).encode()).hexdigest()[:12]
     archive = folder / f"{SUITE}-{recipe}.tar"
     if not archive.exists():
-        assert shutil.which("debootstrap") and os.geteuid() == 0, MISSING
+        assert shutil.which("debootstrap"), MISSING
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as made:
             root, part = Path(made, "root"), Path(made, "part.tar")
