@@ -6,13 +6,17 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from typing import Any
+from http.client import HTTPException
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from launcher.embedding.selftest import TEXTS
 from launcher.engines.base import Vectors
 from launcher.errors import NoAnswer
+
+T = TypeVar("T")
 
 TIMEOUT_S = 60.0
 # The last one is longer than any model takes, so that the limits of both have a part in the answer.
@@ -26,6 +30,26 @@ class Verdict:
     reason: str
 
 
+class Model(msgspec.Struct, frozen=True):
+    id: str
+    fingerprint: str
+    dimensions: int
+
+
+class Models(msgspec.Struct, frozen=True):
+    """One that this project's servers list: they serve a single model."""
+
+    data: Annotated[list[Model], msgspec.Meta(min_length=1, max_length=1)]
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    embedding: list[float]
+
+
+class Embeddings(msgspec.Struct, frozen=True):
+    data: Annotated[list[Embedding], msgspec.Meta(min_length=len(COMPARED), max_length=len(COMPARED))]
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """One that serves a single model, as this project's do."""
@@ -33,28 +57,27 @@ class Server:
     url: str
     key: str | None
 
-    def model(self) -> dict[str, Any]:
-        models = self._ask("/v1/models")["data"]
-        if len(models) != 1 or "fingerprint" not in models[0]:
-            raise NoAnswer(f"{self.url}: serves {len(models)} models without a fingerprint: not a server of this kind")
-        found: dict[str, Any] = models[0]
-        return found
+    def model(self) -> Model:
+        return self._ask("/v1/models", Models).data[0]
 
     def embed(self, model: str, role: str) -> Vectors:
         """float32 [texts, dimensions], of ``COMPARED``, cut where the model's limit is."""
         body = {"model": model, "input": COMPARED, "input_type": role, "truncate": "end"}
-        return np.array([item["embedding"] for item in self._ask("/v1/embeddings", body)["data"]], np.float32)
+        return np.array([item.embedding for item in self._ask("/v1/embeddings", Embeddings, body).data], np.float32)
 
-    def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+    def _ask(self, path: str, expected: type[T], body: dict[str, Any] | None = None) -> T:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(self.url.rstrip("/") + path, json.dumps(body).encode() if body else None, headers)
+        url = self.url.rstrip("/") + path
         try:
+            request = urllib.request.Request(url, json.dumps(body).encode() if body else None, headers)
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
-                return json.load(reply)
+                return msgspec.json.decode(reply.read(), type=expected)
         except urllib.error.HTTPError as error:
-            raise NoAnswer(f"{request.full_url}: {error.code} {_message(error.read())}") from error
-        except (OSError, ValueError) as error:
-            raise NoAnswer(f"{request.full_url}: {error}") from error
+            raise NoAnswer(f"{url}: {error.code} {_message(error.read())}") from error
+        except msgspec.MsgspecError as error:
+            raise NoAnswer(f"{url}: not the answer of a server of this kind: {error}") from error
+        except (OSError, ValueError, HTTPException) as error:
+            raise NoAnswer(f"{url}: {error or type(error).__name__}") from error
 
 
 def compare(old_url: str, new_url: str, min_cosine: float, key: str | None) -> Verdict:
@@ -65,11 +88,11 @@ def compare(old_url: str, new_url: str, min_cosine: float, key: str | None) -> V
     """
     old, new = Server(old_url, key), Server(new_url, key)
     old_model, new_model = old.model(), new.model()
-    both = f"{old_model['id']} ({old_model['fingerprint']}) and {new_model['id']} ({new_model['fingerprint']})"
-    if old_model["dimensions"] != new_model["dimensions"]:
-        sizes = f"{old_model['dimensions']} and {new_model['dimensions']}"
+    both = f"{old_model.id} ({old_model.fingerprint}) and {new_model.id} ({new_model.fingerprint})"
+    if old_model.dimensions != new_model.dimensions:
+        sizes = f"{old_model.dimensions} and {new_model.dimensions}"
         return Verdict(False, f"must not be mixed: {both} have vectors of {sizes} dimensions")
-    least = min(_least_cosine(old.embed(old_model["id"], role), new.embed(new_model["id"], role)) for role in ROLES)
+    least = min(_least_cosine(old.embed(old_model.id, role), new.embed(new_model.id, role)) for role in ROLES)
     may_be_mixed = least >= min_cosine
     words = "may be mixed" if may_be_mixed else "must not be mixed"
     return Verdict(may_be_mixed, f"{words}: {both} agree to a cosine of {least:.5f} at the least; {min_cosine} is asked for")

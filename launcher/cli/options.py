@@ -79,7 +79,7 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         type=_cosine,
         default=0.999,
         metavar="C",
-        help="where the fingerprints differ: as near as the vectors of the same texts must be (0.999)",
+        help="how near the vectors of the same texts must be (0.999)",
     )
 
 

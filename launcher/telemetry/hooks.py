@@ -33,7 +33,7 @@ class Hooks(Protocol):
     """Durations are in seconds."""
 
     def offered(self, task: Task) -> None:
-        """A request for ``task`` arrived, whatever becomes of it."""
+        """A request for ``task`` arrived with a key that may ask, whatever becomes of it."""
 
     def answered(self, task: Task, status: int, seconds: float) -> None:
         """That request was answered, or its client has gone (499)."""

@@ -51,7 +51,8 @@ class Metrics:
         def gauge(name: str, text: str, mode: Mode, *labels: str) -> Gauge:
             return Gauge(f"embedding_{name}", text, labels, multiprocess_mode=mode, registry=registry)
 
-        offered = counter("requests_offered", "Requests that arrived, refused ones included.", "task")
+        # What a key's limit refuses is no load that more servers could take.
+        offered = counter("requests_offered", "Requests that arrived, but for those refused for their API key.", "task")
         rejected = counter("requests_rejected", "Requests and connections that got an error; probes are left out.", "reason")
         requests = counter("requests", "Requests answered.", "task", "status")
         duration = histogram("request_duration_seconds", "From the request's head to the reply's end.", SECONDS, "task")

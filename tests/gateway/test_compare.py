@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -118,3 +119,21 @@ def test_a_fingerprint_does_not_answer_for_the_vectors() -> None:
     with lookalike(1, 0) as old, lookalike(0, 1) as new:
         assert compare(old, old).returncode == 0
         assert compare(old, new).returncode == 1
+
+
+@pytest.mark.parametrize("reply", [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", b"SSH-2.0-OpenSSH_9.2\r\n", b""])
+def test_what_is_no_such_server_did_not_answer(openvino_server: RunningServer, reply: bytes) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        thread = Thread(target=answer_once, args=(listener, reply))
+        thread.start()
+        done = compare(f"http://127.0.0.1:{listener.getsockname()[1]}", openvino_server.base_url)
+        thread.join()
+    assert done.returncode == 5, done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def answer_once(listener: socket.socket, reply: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1 << 16)
+        connection.sendall(reply)
