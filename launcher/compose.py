@@ -112,33 +112,14 @@ def build_gateway(
     admission, batcher, encoder = build_scheduling(plan, engine, metrics)
     memory, redis = memory_cache(plan), redis_cache(plan, model, secrets.redis_url)
     levels: list[Level] = [level for level in (memory, redis) if level]
-    service = EmbeddingService(
-        model=model,
-        tokenizer=tokenizer,
-        vectors=VectorSource(levels, encoder),
-        hooks=metrics,
-        truncate=server.truncate,
-        max_tokens_per_request=server.max_tokens_per_request,
-    )
+    service = build_service(server, model, tokenizer, VectorSource(levels, encoder), metrics)
     access = AccessLog(metrics, plan.config.log.requests, plan.config.log.slow_request_s)
+    origins = server.cors.allow_origins
+    door = Door(admission, readiness, keys, metrics, access, model.fingerprint, caches=bool(levels), cors=bool(origins))
+    routes = build_routes(server, model, service, readiness, metrics)
     return Parts(
-        app=build_app(
-            build_routes(server, model, service, readiness, metrics),
-            fingerprint=model.fingerprint,
-            keys=keys,
-            allowed_origins=server.cors.allow_origins,
-            access=access,
-        ),
-        door=Door(
-            admission,
-            readiness,
-            keys,
-            metrics,
-            access,
-            model.fingerprint,
-            caches=bool(levels),
-            cors=bool(server.cors.allow_origins),
-        ),
+        app=build_app(routes, fingerprint=model.fingerprint, keys=keys, allowed_origins=origins, access=access),
+        door=door,
         access=access,
         readiness=readiness,
         faults=tuple(part.unready_reason for part in (batcher, redis) if part),
@@ -148,6 +129,19 @@ def build_gateway(
         keeper=keeper,
         model=model,
         reloadable={"API keys": keys},
+    )
+
+
+def build_service(
+    server: Server, model: ServedModel, tokenizer: Tokenizer, vectors: VectorSource, metrics: Metrics
+) -> EmbeddingService:
+    return EmbeddingService(
+        model=model,
+        tokenizer=tokenizer,
+        vectors=vectors,
+        hooks=metrics,
+        truncate=server.truncate,
+        max_tokens_per_request=server.max_tokens_per_request,
     )
 
 
