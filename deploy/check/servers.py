@@ -65,7 +65,7 @@ def configured(manifests: Manifests) -> Iterator[tuple[Container, Config]]:
 
 
 def is_ours(image: str) -> bool:
-    return image.rpartition("/")[2].partition(":")[0] == PROJECT
+    return image.partition("@")[0].rpartition("/")[2].partition(":")[0] == PROJECT
 
 
 def parse(container: Container, arguments: Sequence[str]) -> argparse.Namespace:

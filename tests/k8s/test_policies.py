@@ -17,6 +17,7 @@ from deploy.check.policies import (
     judge,
     lifetime,
     name_of,
+    network,
     references,
     resources,
     security,
@@ -199,6 +200,29 @@ CASES = (
         replace("ConfigMap/sgl-embed-configs", "data bge-large-zh-v1.5.yaml", "engine:", "engin:"),
     ),
     case(lifetime.servers_are_configured, "containers[0].args", argument("--config", "--config=/models/x.yaml")),
+    case(
+        lifetime.servers_are_recognised,
+        f"{DEPLOYMENT} spec.template.spec.containers[0].command",
+        put(DEPLOYMENT, f"{SERVER} command", ["sh", "-c", "exec sgl-embed serve"]),
+    ),
+    case(
+        lifetime.servers_are_recognised,
+        "containers[0].command",
+        put(DEPLOYMENT, f"{SERVER} image", f"registry:5000/sgl-embed@sha256:{64 * '0'}"),
+        put(DEPLOYMENT, f"{SERVER} command", ["python"]),
+    ),
+    case(
+        lifetime.servers_are_recognised,
+        "containers[0].command",
+        put(DEPLOYMENT, f"{SERVER} image", "registry:5000/embeddings:0.1.0-gpu"),
+    ),
+    # An image that is named by its digest is ours, too.
+    case(
+        lifetime.servers_listen_on_their_port,
+        "containers[0].ports",
+        put(DEPLOYMENT, f"{SERVER} image", f"registry:5000/sgl-embed@sha256:{64 * '0'}"),
+        more_arguments("--port=8080"),
+    ),
     case(lifetime.servers_listen_on_their_port, "containers[0].ports", more_arguments("--port=8080")),
     case(lifetime.servers_listen_on_their_port, "containers[0].args", more_arguments("--host=127.0.0.1")),
     case(lifetime.servers_pause_before_they_stop, "lifecycle.preStop", drop(DEPLOYMENT, f"{SERVER} lifecycle")),
@@ -232,6 +256,16 @@ CASES = (
     case(lifetime.startup_outlasts_the_engine, "startupProbe", more_arguments("--set=engine.sglang.start_timeout_s=500")),
     case(lifetime.servers_have_all_probes, "containers[0].startupProbe", drop(DEPLOYMENT, f"{SERVER} startupProbe")),
     case(
+        lifetime.probes_ask_by_http,
+        "containers[0].readinessProbe",
+        put(DEPLOYMENT, f"{SERVER} readinessProbe", {"tcpSocket": {"port": "http"}}),
+    ),
+    case(
+        lifetime.probes_ask_by_http,
+        "containers[0].livenessProbe",
+        put(DEPLOYMENT, f"{SERVER} livenessProbe", {"exec": {"command": ["true"]}, "failureThreshold": 6}),
+    ),
+    case(
         lifetime.probes_ask_routes,
         "readinessProbe.httpGet.path",
         put(DEPLOYMENT, f"{SERVER} readinessProbe httpGet path", "/readyz"),
@@ -249,6 +283,48 @@ CASES = (
     ),
     case(
         lifetime.liveness_is_not_readiness, "livenessProbe", put(DEPLOYMENT, f"{SERVER} livenessProbe httpGet path", "/health")
+    ),
+    case(lifetime.liveness_is_patient, "livenessProbe", put(DEPLOYMENT, f"{SERVER} livenessProbe periodSeconds", 4)),
+    case(lifetime.liveness_is_patient, "livenessProbe", put(DEPLOYMENT, f"{SERVER} livenessProbe failureThreshold", 2)),
+    case(
+        lifetime.liveness_is_patient,
+        "livenessProbe.timeoutSeconds",
+        drop(DEPLOYMENT, f"{SERVER} livenessProbe timeoutSeconds"),
+    ),
+    case(
+        network.servers_can_be_reached,
+        "NetworkPolicy/sgl-embed spec.ingress",
+        put("NetworkPolicy/sgl-embed", "spec ingress 0 ports 0 port", 8080),
+    ),
+    case(
+        network.servers_can_be_reached,
+        "NetworkPolicy/sgl-embed spec.ingress",
+        put("NetworkPolicy/sgl-embed", "spec ingress", []),
+    ),
+    case(
+        network.names_can_be_resolved,
+        "NetworkPolicy/sgl-embed spec.egress",
+        put("NetworkPolicy/sgl-embed", "spec egress", []),
+    ),
+    case(
+        network.names_can_be_resolved,
+        "NetworkPolicy/sgl-embed-fetch spec.egress",
+        drop("NetworkPolicy/sgl-embed-fetch", "spec egress 0 ports 0"),
+    ),
+    case(
+        network.encrypted_hosts_are_the_routed_ones,
+        "Ingress/sgl-embed spec.tls",
+        put("Ingress", "spec tls 0 hosts", ["other.example.com"]),
+    ),
+    case(
+        network.encrypted_hosts_are_the_routed_ones,
+        "Ingress/sgl-embed spec.tls",
+        put("Ingress", "spec tls 0 hosts -", "other.example.com"),
+    ),
+    case(
+        network.encrypted_hosts_are_the_routed_ones,
+        "Certificate/sgl-embed spec.dnsNames",
+        put("Certificate", "spec dnsNames", ["*.other.example.com"]),
     ),
     case(autoscaling.autoscalers_have_a_target, SCALED, put(SCALED, "spec scaleTargetRef name", "other")),
     case(autoscaling.autoscalers_have_a_target, HPA, put(HPA, "spec scaleTargetRef name", "other"), overlay="gpu-gateway-api"),
@@ -269,6 +345,45 @@ CASES = (
         overlay="gpu-gateway-api",
     ),
     case(autoscaling.autoscalers_have_their_metrics_scraped, SCALED, remove("ServiceMonitor")),
+    case(
+        autoscaling.autoscalers_count_what_is_offered,
+        "spec.triggers[0].metadata.query",
+        put(SCALED, "spec triggers 0 metadata query", 'sum(rate(embedding_requests_total{status="200"}[1m]))'),
+    ),
+    case(autoscaling.autoscalers_count_what_is_offered, f"{SCALED} spec", drop(SCALED, "spec triggers 0")),
+    case(
+        autoscaling.autoscalers_count_what_is_offered,
+        "spec.metrics[0].external.metric.name",
+        replace(
+            RULES,
+            "data config.yaml",
+            'sum(rate(embedding_requests_offered_total{task="embeddings"}',
+            'sum(rate(embedding_requests_total{status!="429"}',
+        ),
+        overlay="gpu-gateway-api",
+    ),
+    case(autoscaling.autoscalers_count_what_is_offered, f"{HPA} spec", drop(HPA, "spec metrics 0"), overlay="gpu-gateway-api"),
+    case(
+        autoscaling.no_answer_is_an_error,
+        "spec.triggers[0].metadata.ignoreNullValues",
+        put(SCALED, "spec triggers 0 metadata ignoreNullValues", "true"),
+    ),
+    case(
+        autoscaling.no_answer_is_an_error,
+        "spec.triggers[1].metadata.ignoreNullValues",
+        drop(SCALED, "spec triggers 1 metadata ignoreNullValues"),
+    ),
+    case(
+        autoscaling.scrapes_end_before_the_next,
+        "spec.endpoints[0].scrapeTimeout",
+        put("ServiceMonitor", "spec endpoints 0 scrapeTimeout", "20s"),
+    ),
+    case(
+        autoscaling.scrapes_end_before_the_next,
+        "spec.podMetricsEndpoints[0].scrapeTimeout",
+        put("PodMonitor", "spec podMetricsEndpoints 0 interval", "5s"),
+        overlay="gpu-gateway-api",
+    ),
     case(
         autoscaling.queries_are_promql,
         "spec.triggers[0].metadata.query",
@@ -311,6 +426,11 @@ CASES = (
         put("PodDisruptionBudget", "spec maxUnavailable", "100%"),
     ),
     case(disruption.replicated_servers_have_a_budget, DEPLOYMENT, remove("PodDisruptionBudget")),
+    case(
+        disruption.rollouts_get_on,
+        f"{DEPLOYMENT} spec.strategy.rollingUpdate",
+        put(DEPLOYMENT, "spec strategy rollingUpdate", {"maxSurge": 0, "maxUnavailable": "0%"}),
+    ),
     case(images.images_are_pinned, "containers[0].image", put(DEPLOYMENT, f"{SERVER} image", "registry:5000/sgl-embed")),
     case(images.images_are_pinned, "containers[0].image", put(DEPLOYMENT, f"{SERVER} image", "sgl-embed:latest")),
     case(
@@ -392,6 +512,16 @@ CASES = (
     case(vectors.precision_is_pinned, "containers[0].args", more_arguments("--engine=auto")),
     case(vectors.models_are_mounted, "containers[0].args", argument("--set=model.id", "--set=model.id=BAAI/bge-large-zh-v1.5")),
     case(vectors.models_are_mounted, "containers[0].volumeMounts", drop(DEPLOYMENT, f"{SERVER} volumeMounts 1")),
+    case(
+        vectors.checked_weights_are_the_served_ones,
+        "initContainers[0].env",
+        put(DEPLOYMENT, f"{POD} initContainers 0 env 0 value", "other"),
+    ),
+    case(
+        vectors.checked_weights_are_the_served_ones,
+        "initContainers[0].env",
+        put(DEPLOYMENT, f"{SERVER} volumeMounts 1 subPath", "other"),
+    ),
 )
 
 

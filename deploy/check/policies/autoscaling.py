@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from deploy.check.findings import Finding
-from deploy.check.manifests import Manifests, at, label, least_of, most_of, target_of
+from deploy.check.manifests import Manifests, Object, at, label, least_of, most_of, target_of
 from deploy.check.policies.report import finding
-from deploy.check.promql import read, seconds
+from deploy.check.promql import Series, read, seconds
 from deploy.check.queries import adapter_rules, queries_in
 
 SCALERS = ("ScaledObject", "HorizontalPodAutoscaler")
@@ -16,6 +16,9 @@ SCALERS = ("ScaledObject", "HorizontalPodAutoscaler")
 SCRAPES = 4
 # https://prometheus.io/docs/prometheus/latest/configuration/configuration/
 DEFAULT_INTERVAL_S = 60
+MONITORS = (("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints"))
+# The second counts refused requests too, as long as none is left out by its status.
+OFFERED = ("embedding_requests_offered_total", "embedding_requests_total")
 
 
 def autoscalers_have_a_target(manifests: Manifests) -> Iterator[Finding]:
@@ -60,6 +63,38 @@ def external_metrics_are_made(manifests: Manifests) -> Iterator[Finding]:
                     yield finding(manifests, scaler, f"spec.metrics[{index}].{kind}.metric.name", text)
 
 
+def autoscalers_count_what_is_offered(manifests: Manifests) -> Iterator[Finding]:
+    for scaler in manifests.of(*SCALERS):
+        asked = [(place, series) for place, query in _asked(manifests, scaler) for series in _series(query)]
+        for place, series in asked:
+            if series.metric in OFFERED and "status" in series.labels:
+                text = f"{series.metric} by status leaves out what a full pod refuses, so that load beyond it shows nowhere"
+                yield finding(manifests, scaler, place, f"{text}; ask for {OFFERED[0]}")
+        if not any(series.metric in OFFERED and "status" not in series.labels for _, series in asked):
+            yield finding(manifests, scaler, "spec", f"nothing here asks how many requests are offered: {OFFERED[0]}")
+
+
+def _asked(manifests: Manifests, scaler: Object) -> Iterator[tuple[str, str]]:
+    """Each query of its own, or that prometheus-adapter makes its metric from, and the field that leads there."""
+    for index, trigger in enumerate(at(scaler, "spec.triggers", ())):
+        yield f"spec.triggers[{index}].metadata.query", str(at(trigger, "metadata.query", ""))
+    made = {at(rule, "name.as"): str(rule.get("metricsQuery", "")) for _, rule in adapter_rules(manifests)}
+    for index, metric in enumerate(at(scaler, "spec.metrics", ())):
+        for kind in ("external", "pods"):
+            name = at(metric, f"{kind}.metric.name")
+            if name in made:
+                yield f"spec.metrics[{index}].{kind}.metric.name", made[name]
+
+
+def no_answer_is_an_error(manifests: Manifests) -> Iterator[Finding]:
+    for scaled in manifests.of("ScaledObject"):
+        for index, trigger in enumerate(at(scaled, "spec.triggers", ())):
+            # KEDA's default is true.
+            if trigger.get("type") == "prometheus" and at(trigger, "metadata.ignoreNullValues", "true") != "false":
+                text = 'an empty answer would be no load, and pods would be taken away; say "false"'
+                yield finding(manifests, scaled, f"spec.triggers[{index}].metadata.ignoreNullValues", text)
+
+
 def queries_are_promql(manifests: Manifests) -> Iterator[Finding]:
     for query in queries_in(manifests):
         try:
@@ -78,10 +113,15 @@ def windows_span_four_scrapes(manifests: Manifests) -> Iterator[Finding]:
 
 
 def _windows(query: str) -> list[float]:
+    return [series.window_s for series in _series(query) if series.window_s is not None]
+
+
+def _series(query: str) -> Sequence[Series]:
+    """None where it is not PromQL, which another policy says."""
     try:
-        return [series.window_s for series in read(query) if series.window_s is not None]
+        return read(query)
     except ValueError:
-        return []
+        return ()
 
 
 def autoscalers_have_their_metrics_scraped(manifests: Manifests) -> Iterator[Finding]:
@@ -93,8 +133,24 @@ def autoscalers_have_their_metrics_scraped(manifests: Manifests) -> Iterator[Fin
             yield finding(manifests, scaler, "spec", text)
 
 
+def scrapes_end_before_the_next(manifests: Manifests) -> Iterator[Finding]:
+    for monitor, field, endpoint in _scraped(manifests):
+        timeout_s, interval_s = seconds(endpoint.get("scrapeTimeout", "0s")), _interval_s(endpoint)
+        if timeout_s > interval_s:
+            text = f"{timeout_s:g} s is more than the interval of {interval_s:g} s, which Prometheus refuses"
+            yield finding(manifests, monitor, f"{field}.scrapeTimeout", text)
+
+
 def _intervals(manifests: Manifests) -> Iterator[float]:
-    for kind, key in (("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")):
+    return (_interval_s(endpoint) for _, _, endpoint in _scraped(manifests))
+
+
+def _interval_s(endpoint: Object) -> float:
+    return seconds(endpoint["interval"]) if "interval" in endpoint else DEFAULT_INTERVAL_S
+
+
+def _scraped(manifests: Manifests) -> Iterator[tuple[Object, str, Object]]:
+    for kind, key in MONITORS:
         for monitor in manifests.of(kind):
-            for endpoint in at(monitor, f"spec.{key}", ()):
-                yield seconds(endpoint["interval"]) if "interval" in endpoint else DEFAULT_INTERVAL_S
+            for index, endpoint in enumerate(at(monitor, f"spec.{key}", ())):
+                yield monitor, f"spec.{key}[{index}]", endpoint

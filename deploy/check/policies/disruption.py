@@ -28,6 +28,15 @@ def replicated_servers_have_a_budget(manifests: Manifests) -> Iterator[Finding]:
             yield finding(manifests, workload, "spec", "a drain may take all pods at once; add a PodDisruptionBudget")
 
 
+def rollouts_get_on(manifests: Manifests) -> Iterator[Finding]:
+    for workload in manifests.of("Deployment"):
+        rolling = at(workload, "spec.strategy.rollingUpdate", {})
+        # 25% is Kubernetes' default of both.
+        if all(str(rolling.get(key, "25%")).rstrip("%") == "0" for key in ("maxSurge", "maxUnavailable")):
+            text = "maxSurge and maxUnavailable are both 0: no pod may come and none may go; make one of them 1"
+            yield finding(manifests, workload, "spec.strategy.rollingUpdate", text)
+
+
 def may_go(budget: Object, replicas: int) -> int:
     """How many of so many pods the specification lets go."""
     if "maxUnavailable" in budget:

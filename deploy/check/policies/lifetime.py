@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from deploy.check.findings import Finding
-from deploy.check.manifests import Container, Manifests, at, pod_of
+from deploy.check.manifests import Container, Manifests, at, pod_labels, pod_of, serving
 from deploy.check.policies.report import finding, in_container
-from deploy.check.servers import Unreadable, configured, launched, parse, read_config, servers
+from deploy.check.servers import Unreadable, configured, is_ours, launched, parse, read_config, servers
 from launcher.gateway.readiness import Readiness
 from launcher.gateway.routes.ops import OpsRoutes
 
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 # So much longer than the sleep and the longest request does a pod live after it was told to go.
 MARGIN = 1.5
+# Kubernetes' own default: a period of 10 s, three times.
+PATIENCE_S = 30
+# A timeout of 1 s, the default, is known to have ended pods that were only loaded.
+LEAST_TIMEOUT_S = 2
+# What the pods of k8s/base are, by this label.
+ROLE = "app.kubernetes.io/component"
 LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -24,6 +30,18 @@ def arguments_are_the_launchers(manifests: Manifests) -> Iterator[Finding]:
                 parse(container, arguments)
             except Unreadable as reason:
                 yield in_container(manifests, container, reason.field, str(reason))
+
+
+def servers_are_recognised(manifests: Manifests) -> Iterator[Finding]:
+    """What is no server to the other policies, they pass over."""
+    recognised = [container.of for container, _ in servers(manifests)]
+    for workload in manifests.of("Deployment", "StatefulSet", "DaemonSet"):
+        for container in serving(workload) if workload not in recognised else ():
+            if is_ours(str(container.spec.get("image"))) or pod_labels(workload).get(ROLE) == "server":
+                text = (
+                    "no server is seen here: begin `args` with serve, without `command`, and let the image be called sgl-embed"
+                )
+                yield in_container(manifests, container, "command", text)
 
 
 def servers_are_configured(manifests: Manifests) -> Iterator[Finding]:
@@ -94,6 +112,14 @@ def servers_have_all_probes(manifests: Manifests) -> Iterator[Finding]:
                 yield in_container(manifests, container, probe, "this probe is missing")
 
 
+def probes_ask_by_http(manifests: Manifests) -> Iterator[Finding]:
+    for container, _ in servers(manifests):
+        for probe in PROBES:
+            if probe in container.spec and "httpGet" not in container.spec[probe]:
+                text = "a port is open and a program runs whatever state the server is in; ask a route of it with httpGet"
+                yield in_container(manifests, container, probe, text)
+
+
 def probes_ask_routes(manifests: Manifests) -> Iterator[Finding]:
     known = probe_paths()
     for container, _ in servers(manifests):
@@ -125,6 +151,20 @@ def liveness_is_not_readiness(manifests: Manifests) -> Iterator[Finding]:
         if live in (*ready - {None}, "/ready", "/health"):
             text = f"{live} says 503 while the engine is away, and a restart would not bring it back; ask /live"
             yield in_container(manifests, container, "livenessProbe.httpGet.path", text)
+
+
+def liveness_is_patient(manifests: Manifests) -> Iterator[Finding]:
+    for container, _ in servers(manifests):
+        probe = container.spec.get("livenessProbe")
+        if probe is None:
+            continue
+        patience = probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
+        if patience < PATIENCE_S:
+            text = f"ends a pod that is only busy after {patience} s; period times failures at least {PATIENCE_S} s"
+            yield in_container(manifests, container, "livenessProbe", text)
+        if probe.get("timeoutSeconds", 1) < LEAST_TIMEOUT_S:
+            text = f"a loaded server may take longer than a second to answer; at least {LEAST_TIMEOUT_S} s"
+            yield in_container(manifests, container, "livenessProbe.timeoutSeconds", text)
 
 
 def probe_paths() -> set[str]:

@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 from deploy.check.findings import Finding
-from deploy.check.manifests import Container, Manifests, at, label, pod_labels, selects
+from deploy.check.manifests import Container, Manifests, at, containers, label, pod_labels, selects
 from deploy.check.policies.report import in_container
 from deploy.check.servers import configured, mount_at
 from launcher.config.schema import Config
+
+# The init container of k8s/components/weights-pvc, and the folder that its FOLDER is in.
+CHECKING, CHECKED = "check-weights", PurePosixPath("/models")
 
 
 def one_vector_space_behind_a_service(manifests: Manifests) -> Iterator[Finding]:
@@ -62,3 +65,14 @@ def models_are_mounted(manifests: Manifests) -> Iterator[Finding]:
             yield in_container(manifests, container, "args", text)
         elif (mount := mount_at(container, path)) is None or not mount.volume:
             yield in_container(manifests, container, "volumeMounts", f"nothing is mounted at {path}, the model's folder")
+
+
+def checked_weights_are_the_served_ones(manifests: Manifests) -> Iterator[Finding]:
+    for container, config in configured(manifests):
+        for checking in (each for each in containers(container.of) if each.name == CHECKING):
+            folders = [str(each.get("value")) for each in checking.spec.get("env", ()) if each["name"] == "FOLDER"]
+            checked = CHECKED / folders[0] if folders else None
+            served = PurePosixPath(config.model.id)
+            if checked != served or _weights(checking, str(served)) != _weights(container, str(served)):
+                text = f"checks {checked} of its volume, while {container.name} serves {served} of its own"
+                yield in_container(manifests, checking, "env", text)
