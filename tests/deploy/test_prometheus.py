@@ -27,7 +27,7 @@ COMPONENTS = Path(__file__).parents[2] / "k8s" / "components"
 # The rate's own window; and time for both loads to have begun.
 WINDOW_S = 60.0
 LOAD_S = 66.0
-# Requests a second to each of the two servers.
+# Requests a second to each of the two servers. Compared is with what was sent, which on a busy machine may be less.
 RATES = (200.0, 100.0)
 # As the deployed autoscaler's comments assume; the other Prometheus scrapes every second.
 DEPLOYED_INTERVAL_S = 15
@@ -132,7 +132,6 @@ def test_the_query_gives_what_was_offered_though_much_of_it_was_refused(
     assert set(loaded.rows[0][:, 2]) == {200, 429}
     measured = of_first.value(OFFERED[component], loaded.at)
     assert measured == pytest.approx(loaded.offered_qps(0), rel=NEAR)
-    assert measured == pytest.approx(RATES[0], rel=NEAR)
 
 
 @pytest.mark.parametrize("component", OFFERED)
@@ -141,7 +140,6 @@ def test_it_gives_the_load_of_all_pods_at_the_deployed_interval(
 ) -> None:
     measured = of_both.value(OFFERED[component], loaded.at)
     assert measured == pytest.approx(loaded.offered_qps(0) + loaded.offered_qps(1), rel=NEAR)
-    assert measured == pytest.approx(sum(RATES), rel=NEAR)
 
 
 def test_answered_requests_would_hide_the_load_of_a_full_pod(of_first: RunningPrometheus, loaded: Loaded) -> None:
