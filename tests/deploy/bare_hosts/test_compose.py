@@ -22,12 +22,6 @@ from tests.support.server import RunningServer
 ROOT = SHIPPED.parents[1]
 
 
-def prometheus_tool(name: str, package: str) -> str:
-    program = shutil.which(name)
-    assert program, f"these tests need {name}: apt install {package} (Debian, Ubuntu)"
-    return program
-
-
 @pytest.fixture(scope="module")
 def services() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = yaml.safe_load((SHIPPED / "compose.yaml").read_text())["services"]
@@ -138,18 +132,11 @@ def test_each_gpu_replica_has_its_own(services: dict[str, dict[str, Any]]) -> No
     assert all(device["driver"] == "nvidia" and device["capabilities"] == ["gpu"] for device in devices)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["promtool", "check", "config", "prometheus/prometheus.yml"],
-        ["promtool", "test", "rules", "prometheus/rules_test.yml"],
-        ["amtool", "check-config", "alertmanager/alertmanager.yml"],
-    ],
-    ids=" ".join,
-)
-def test_prometheus_and_alertmanager_take_their_files(command: list[str]) -> None:
-    program = prometheus_tool(command[0], {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}[command[0]])
-    done = subprocess.run([program, *command[1:]], cwd=SHIPPED, capture_output=True, text=True, check=False, timeout=60)
+def test_alerts_come_when_they_should() -> None:
+    program = shutil.which("promtool")
+    assert program, "this test needs promtool: apt install prometheus (Debian, Ubuntu)"
+    command = [program, "test", "rules", "prometheus/rules_test.yml"]
+    done = subprocess.run(command, cwd=SHIPPED, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
