@@ -364,6 +364,11 @@ CASES = (
     ),
     case(autoscaling.autoscalers_count_what_is_offered, f"{HPA} spec", drop(HPA, "spec metrics 0"), overlay="gpu-gateway-api"),
     case(
+        autoscaling.autoscalers_count_their_own_namespace,
+        "spec.triggers[1].metadata.query",
+        put(SCALED, "spec triggers 1 metadata query", 'sum(embedding_tokens_in_flight{namespace="sgl-embed-next"})'),
+    ),
+    case(
         autoscaling.no_answer_is_an_error,
         "spec.triggers[0].metadata.ignoreNullValues",
         put(SCALED, "spec triggers 0 metadata ignoreNullValues", "true"),

@@ -60,6 +60,7 @@ POLICIES: tuple[Policy, ...] = (
     autoscaling.external_metrics_are_made,
     autoscaling.autoscalers_have_their_metrics_scraped,
     autoscaling.autoscalers_count_what_is_offered,
+    autoscaling.autoscalers_count_their_own_namespace,
     autoscaling.no_answer_is_an_error,
     autoscaling.scrapes_end_before_the_next,
     autoscaling.queries_are_promql,

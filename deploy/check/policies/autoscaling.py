@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -84,6 +85,16 @@ def _asked(manifests: Manifests, scaler: Object) -> Iterator[tuple[str, str]]:
             name = at(metric, f"{kind}.metric.name")
             if name in made:
                 yield f"spec.metrics[{index}].{kind}.metric.name", made[name]
+
+
+def autoscalers_count_their_own_namespace(manifests: Manifests) -> Iterator[Finding]:
+    """Those that name one: a Prometheus that sees a single Deployment needs none."""
+    for scaler in manifests.of(*SCALERS):
+        own = str(at(scaler, "metadata.namespace"))
+        for place, query in _asked(manifests, scaler):
+            named = [each for series in _series(query) for each in series.wanted if each.label == "namespace"]
+            if not all(re.fullmatch(each.pattern, own) for each in named):
+                yield finding(manifests, scaler, place, f"asks for the load of another namespace; this one is {own}")
 
 
 def no_answer_is_an_error(manifests: Manifests) -> Iterator[Finding]:
