@@ -550,6 +550,13 @@ def test_canary_of_the_same_vector_space_may_stand_beside(overlays: Mapping[str,
     assert [str(finding) for finding in vectors.one_vector_space_behind_a_service(same)] == []
 
 
+@pytest.mark.parametrize("hosts", [["*.example.com"], None], ids=["wildcard", "the controller's own certificate"])
+def test_one_certificate_may_be_for_several_hosts(overlays: Mapping[str, Manifests], hosts: list[str] | None) -> None:
+    change = put("Ingress", "spec tls 0 hosts", hosts) if hosts else drop("Ingress", "spec tls 0 hosts")
+    several = edited(overlays["gpu"], change, remove("Certificate"))
+    assert [str(finding) for finding in network.encrypted_hosts_are_the_routed_ones(several)] == []
+
+
 def test_what_is_found_says_where_and_by_which_policy(overlays: Mapping[str, Manifests]) -> None:
     broken = edited(overlays["gpu"], put(DEPLOYMENT, f"{SERVER} readinessProbe httpGet path", "/readyz"))
     assert [str(finding) for finding in judge(broken)] == [

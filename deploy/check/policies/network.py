@@ -10,6 +10,7 @@ from deploy.check.policies.report import finding
 from deploy.check.servers import configured
 
 DNS = (("UDP", 53), ("TCP", 53))
+ANY = "*"
 
 
 def servers_can_be_reached(manifests: Manifests) -> Iterator[Finding]:
@@ -61,14 +62,15 @@ def _takes(listed: Object, protocol: str, port: int, names: set[str]) -> bool:
 
 def encrypted_hosts_are_the_routed_ones(manifests: Manifests) -> Iterator[Finding]:
     for ingress in manifests.of("Ingress"):
-        routed = {str(rule.get("host", "")) for rule in at(ingress, "spec.rules", ())}
+        # A rule or a block that names no host is for any.
+        routed = {str(rule.get("host", ANY)) for rule in at(ingress, "spec.rules", ())}
         blocks = at(ingress, "spec.tls", ())
-        encrypted = {host for block in blocks for host in block.get("hosts", ())}
+        encrypted = {host for block in blocks for host in block.get("hosts", (ANY,))}
         for host in sorted(routed if blocks else ()):
             if not any(_covers(name, host) for name in encrypted):
-                yield finding(manifests, ingress, "spec.tls", f"{host or 'any host'} of the rules has no certificate")
+                yield finding(manifests, ingress, "spec.tls", f"{host} of the rules has no certificate")
         for name in sorted(encrypted):
-            if not any(_covers(name, host) for host in routed):
+            if not any(_covers(name, host) or host == ANY for host in routed):
                 yield finding(manifests, ingress, "spec.tls", f"{name} is in none of the rules")
         for block in blocks:
             for certificate in manifests.of("Certificate"):
@@ -85,4 +87,4 @@ def _not_in(manifests: Manifests, certificate: Object, hosts: Sequence[str], ing
 
 def _covers(name: str, host: str) -> bool:
     """A wildcard is for one label."""
-    return name == host or (name.startswith("*.") and name[2:] == host.partition(".")[2])
+    return name in (host, ANY) or (name.startswith("*.") and name[2:] == host.partition(".")[2])
