@@ -10,13 +10,16 @@ rollout.sh --reload-nginx
 
 Of each replica: it is taken out of nginx's rotation, finishes what it accepted and stops; the new one must be ready within
 READY_TIMEOUT_S (300), give a vector, and have vectors that may stand in one index with those of another replica; then it is
-put into rotation. Where one of this fails, that replica is started as it was, and the others are left alone. When all are
-done, what is in FILE is in .env, and what that held is in .env.before.
+put into rotation. Where one of this fails, that replica is started with what .env says, and the others are left alone; it must
+pass the same before it is put into rotation again. When all are done, what is in FILE is in .env, and what that held is in
+.env.before.
+
+Who is marked 'down' in nginx/replicas.conf is replaced first, and is in rotation once it has passed.
 
 COMPOSE is the command to use: "docker compose" unless set.
 
-Exit status: 0 done; 1 stopped at a replica, which runs as before; 2 nothing was begun; 3 a replica is out of rotation and
-needs help.
+Exit status: 0 done; 1 stopped at a replica, which runs with .env; 2 nothing was begun; 3 a replica is out of rotation and
+needs help; 4 all are replaced, but .env is not written.
 EOF
 }
 
@@ -24,6 +27,9 @@ read -ra compose <<<"${COMPOSE:-docker compose}"
 ready_timeout_s=${READY_TIMEOUT_S:-300}
 replicas=(replica-1 replica-2 replica-3)
 current=.env
+# A copy of what is asked for, which may be .env.before, and may change meanwhile.
+wanted=.env.new
+rotation=nginx/replicas.conf
 nginx_folder=/etc/sgl-embed/nginx
 
 say() { printf 'rollout: %s\n' "$*" >&2; }
@@ -44,16 +50,21 @@ answers() {
     in_replica "$asked_from" python - "$(url_of "$replica")" "$timeout_s" <probe.py >&2
 }
 
-# Any that is not the one to be replaced, those that come after it first: they still run what ran before.
+# Any in rotation that is not the one to be replaced, those that come after it first: they still run what ran before.
 ready_other() {
-    local replica=$1 i=0 other
+    local replica=$1 i=0 other heard reasons=
     while [[ ${replicas[i]} != "$replica" ]]; do i=$((i + 1)); done
     for other in "${replicas[@]:i+1}" "${replicas[@]:0:i}"; do
-        if answers "$other" "$other" 5 2>/dev/null; then
+        if is_down "$other"; then
+            reasons+="$other: is marked 'down' in $rotation"$'\n'
+        elif heard=$(answers "$other" "$other" 5 2>&1); then
             echo "$other"
             return
+        else
+            reasons+="$other: $heard"$'\n'
         fi
     done
+    printf '%s' "$reasons" >&2
     return 1
 }
 
@@ -61,13 +72,24 @@ reload_nginx() {
     "${compose[@]}" exec -T nginx sh "$nginx_folder/reload.sh"
 }
 
-# With nobody out where no name is given.
-in_rotation_all_but() {
-    local out=${1:-nobody} file=nginx/replicas.conf
-    cp -p "$file" "$file.new" # for its permissions
-    sed -E "s/ down;/;/; /# $out\$/s/;/ down;/" "$file" >"$file.new"
-    mv "$file.new" "$file"
-    reload_nginx
+is_down() { grep -q " down;.*# $1\$" "$rotation"; }
+
+servers_in() { grep -c '^ *server ' "$1"; }
+
+take_out() {
+    edit_rotation "/# $1\$/{/ down;/!s/;/ down;/}" && is_down "$1" && reload_nginx
+}
+
+put_in() {
+    edit_rotation "/# $1\$/s/ down;/;/" && ! is_down "$1" && reload_nginx
+}
+
+# As a chain, because set -e is off in conditions, and a file that was not written whole must not become nginx's.
+edit_rotation() {
+    cp -p "$rotation" "$rotation.new" && # for its permissions
+        sed "$1" "$rotation" >"$rotation.new" &&
+        [[ $(servers_in "$rotation.new") == "$(servers_in "$rotation")" ]] &&
+        mv "$rotation.new" "$rotation"
 }
 
 start() {
@@ -83,27 +105,28 @@ good() {
 
 # Whether the replica is a new one afterwards. Each step says what becomes of its failure: in a condition, set -e is off.
 replace() {
-    local replica=$1 other
+    local replica=$1 other was_down=
+    is_down "$replica" && was_down=yes
     if ! other=$(ready_other "$replica"); then
         say "$replica: left alone, because no other replica is ready to answer meanwhile"
         return 1
     fi
     say "$replica: taking it out of rotation, then stopping it"
-    if ! in_rotation_all_but "$replica"; then
-        in_rotation_all_but || true
-        say "$replica: left alone, because nginx was not reloaded"
+    if ! take_out "$replica"; then
+        [[ $was_down ]] || put_in "$replica" || true
+        say "$replica: left alone, because it could not be taken out of $rotation, or nginx was not reloaded"
         return 1
     fi
     "${compose[@]}" --env-file "$current" stop "$replica" || say "$replica: was not stopped; going on, since it is replaced"
     if start "$wanted" "$replica" && good "$replica" "$other"; then
-        in_rotation_all_but || out_of_rotation "$replica"
+        put_in "$replica" || out_of_rotation "$replica"
         say "$replica: replaced"
         return
     fi
-    say "$replica: the new one is not taken; starting it as it was"
-    if start "$current" "$replica" && answers "$replica" "$other" "$ready_timeout_s"; then
-        in_rotation_all_but || out_of_rotation "$replica"
-        say "$replica: back as it was"
+    say "$replica: the new one is not taken; starting it with $PWD/$current"
+    if start "$current" "$replica" && good "$replica" "$other"; then
+        put_in "$replica" || out_of_rotation "$replica"
+        say "$replica: back with $PWD/$current"
         return 1
     fi
     out_of_rotation "$replica"
@@ -115,7 +138,8 @@ out_of_rotation() {
 }
 
 interrupted() {
-    say "interrupted; whoever is marked 'down' in nginx/replicas.conf is out of rotation. Run this again with a file that works"
+    # The terminal may be gone.
+    say "interrupted; whoever is marked 'down' in $rotation is out of rotation. Run this again with a file that works" || true
     exit 3
 }
 
@@ -125,7 +149,7 @@ refuse() {
 }
 
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
-wanted=$(realpath --canonicalize-missing -- "${1:-$here/$current}")
+asked=$(realpath --canonicalize-missing -- "${1:-$here/$current}")
 cd "$here"
 case ${1:-} in
     -h | --help) usage && exit ;;
@@ -133,20 +157,32 @@ case ${1:-} in
     -*) usage >&2 && exit 2 ;;
 esac
 [[ -r $current ]] || refuse "there is no $PWD/.env; copy env.example there and change what is different here"
-[[ -r $wanted ]] || refuse "$wanted cannot be read"
+[[ -r $asked ]] || refuse "$asked cannot be read"
+[[ $ready_timeout_s =~ ^[0-9]+(\.[0-9]+)?$ ]] || refuse "READY_TIMEOUT_S must be a number of seconds, not '$ready_timeout_s'"
 exec 9>.rollout.lock
 flock --nonblock 9 || refuse "another rollout is under way"
 
-trap interrupted INT TERM
+trap 'rm -f "$wanted"' EXIT
+cp -p "$current" "$wanted" && cat "$asked" >"$wanted" || refuse "$PWD/$wanted cannot be written"
+
+down=() in=()
+for replica in "${replicas[@]}"; do
+    if is_down "$replica"; then down+=("$replica"); else in+=("$replica"); fi
+done
+replicas=("${down[@]}" "${in[@]}")
+
+trap interrupted HUP INT TERM
 for replica in "${replicas[@]}"; do
     if ! replace "$replica"; then
-        say "stopped at $replica. What came before it runs with $wanted, what comes after it is untouched;"
+        say "stopped at $replica. What came before it runs with $asked, what comes after it is untouched;"
         say "to take those back: $0 with the file of before, $here/$current"
         exit 1
     fi
 done
-if [[ ! $wanted -ef $current ]]; then
-    cp -p "$current" .env.before
-    cp "$wanted" "$current"
+if [[ ! $asked -ef $current ]]; then
+    if ! { cp -p "$current" .env.before.new && mv .env.before.new .env.before && mv "$wanted" "$current"; }; then
+        say "all are replaced, but $PWD/$current is not written: put there what $asked holds, before anything starts a replica"
+        exit 4
+    fi
 fi
 say "done"

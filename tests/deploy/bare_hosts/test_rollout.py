@@ -36,8 +36,8 @@ def folder(nginx: RunningNginx, variables: Mapping[str, str]) -> Path:
 def rollout(replicas: Replicas, nginx: RunningNginx, folder: Path) -> Iterator[Rollout]:
     with compose_command(replicas, folder, nginx.run_folder) as environment:
 
-        def run(*arguments: str, ready_timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-            environment["READY_TIMEOUT_S"] = f"{ready_timeout_s:g}"
+        def run(*arguments: str, ready_timeout_s: float | str = 60) -> subprocess.CompletedProcess[str]:
+            environment["READY_TIMEOUT_S"] = str(ready_timeout_s)
             command = [folder / "rollout.sh", *arguments]
             return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
 
@@ -51,6 +51,17 @@ def write_variables(file: Path, variables: Mapping[str, str]) -> Path:
 
 def processes(replicas: Replicas) -> dict[str, int]:
     return {name: replicas[name].process.pid for name in NAMES}
+
+
+def marked_down(folder: Path) -> list[str]:
+    lines = (folder / "nginx/replicas.conf").read_text().splitlines()
+    return [line.rpartition("# ")[2] for line in lines if " down;" in line]
+
+
+def mark_down(folder: Path, *names: str) -> None:
+    file = folder / "nginx/replicas.conf"
+    for name in names:
+        file.write_text(file.read_text().replace(f"; # {name}", f" down; # {name}"))
 
 
 def fingerprint(url: str) -> str:
@@ -80,6 +91,16 @@ def test_replacing_all_replicas_costs_no_request(
     assert done.stderr.count("may be mixed") == 3
 
 
+def test_the_way_back_leads_back(rollout: Rollout, folder: Path, variables: Mapping[str, str]) -> None:
+    old = write_variables(folder / ".env.before", {**variables, "SGL_EMBED_IMAGE": "sgl-embed:old"}).read_text()
+    new = (folder / ".env").read_text()
+    done = rollout(str(folder / ".env.before"))
+    assert done.returncode == 0, done.stderr
+    assert (folder / ".env").read_text() == old
+    assert (folder / ".env.before").read_text() == new
+    assert not list(folder.glob(".env*.new"))
+
+
 def test_other_vectors_are_not_taken(
     replicas: Replicas, nginx: RunningNginx, rollout: Rollout, folder: Path, variables: Mapping[str, str], bodies: Path
 ) -> None:
@@ -88,7 +109,7 @@ def test_other_vectors_are_not_taken(
     done = rollout(str(wanted))
     assert done.returncode == 1, done.stderr
     assert "must not be mixed" in done.stderr
-    assert "replica-1: back as it was" in done.stderr
+    assert "replica-1: back with" in done.stderr
     after = processes(replicas)
     assert after["replica-1"] != before["replica-1"]
     assert [after[name] for name in NAMES[1:]] == [before[name] for name in NAMES[1:]]
@@ -105,25 +126,53 @@ def test_a_replica_that_does_not_start_is_taken_back(
     done = rollout(str(wanted), ready_timeout_s=8)
     assert done.returncode == 1, done.stderr
     assert "not ready in time" in done.stderr
-    assert "replica-1: back as it was" in done.stderr
+    assert "replica-1: back with" in done.stderr
     assert all(map(replicas.running, NAMES))
 
 
+@pytest.mark.parametrize(("model", "ready_timeout_s"), [("missing", 5), ("other/tiny-zh", 60)])
 def test_a_replica_that_does_not_come_back_stays_out_of_rotation(
-    replicas: Replicas, nginx: RunningNginx, rollout: Rollout, folder: Path, variables: Mapping[str, str]
+    nginx: RunningNginx, rollout: Rollout, folder: Path, variables: Mapping[str, str], model: str, ready_timeout_s: float
 ) -> None:
-    missing = {**variables, "SGL_EMBED_MODEL": "missing"}
-    write_variables(folder / ".env", missing)
-    done = rollout(ready_timeout_s=5)
+    space = fingerprint(nginx.base_url)
+    write_variables(folder / ".env", {**variables, "SGL_EMBED_MODEL": model})
+    done = rollout(ready_timeout_s=ready_timeout_s)
     assert done.returncode == 3, done.stderr
     assert "replica-1: is out of rotation; the others answer" in done.stderr
-    down = [line for line in (folder / "nginx/replicas.conf").read_text().splitlines() if " down;" in line]
-    assert [line.rpartition("# ")[2] for line in down] == ["replica-1"]
+    assert marked_down(folder) == ["replica-1"]
     assert [httpx.get(f"{nginx.base_url}/health").status_code for _ in range(4)] == [200] * 4
+    assert {fingerprint(nginx.base_url) for _ in range(6)} == {space}
 
     write_variables(folder / ".env", variables)
-    assert rollout().returncode == 0
-    assert " down;" not in (folder / "nginx/replicas.conf").read_text()
+    done = rollout()
+    assert done.returncode == 0, done.stderr
+    assert marked_down(folder) == []
+
+
+def test_who_is_down_is_replaced_first_and_alone(
+    replicas: Replicas, rollout: Rollout, folder: Path, variables: Mapping[str, str]
+) -> None:
+    mark_down(folder, "replica-2", "replica-3")
+    before = processes(replicas)
+    wanted = write_variables(folder / "next.env", {**variables, "SGL_EMBED_MODEL": "missing"})
+    done = rollout(str(wanted), ready_timeout_s=8)
+    assert done.returncode == 1, done.stderr
+    assert [name for name in NAMES if replicas[name].process.pid != before[name]] == ["replica-2"]
+    assert marked_down(folder) == ["replica-3"]
+
+
+@pytest.mark.parametrize("sed", ["exit 1", 'command -p sed "$@" | head -n 4'])
+def test_a_list_of_replicas_that_cannot_be_written_stays_whole(
+    replicas: Replicas, rollout: Rollout, folder: Path, sed: str
+) -> None:
+    before, listed = processes(replicas), (folder / "nginx/replicas.conf").read_text()
+    (folder / "programs/sed").write_text(f"#!/bin/sh\n{sed}\n")
+    (folder / "programs/sed").chmod(0o755)
+    done = rollout()
+    assert done.returncode == 1, done.stderr
+    assert "replica-1: left alone" in done.stderr
+    assert (folder / "nginx/replicas.conf").read_text() == listed
+    assert processes(replicas) == before
 
 
 def test_nothing_is_begun_where_no_other_replica_is_ready(replicas: Replicas, rollout: Rollout) -> None:
@@ -134,14 +183,14 @@ def test_nothing_is_begun_where_no_other_replica_is_ready(replicas: Replicas, ro
     done = rollout()
     assert done.returncode == 1, done.stderr
     assert "replica-1: left alone" in done.stderr
+    assert "replica-2 is not running" in done.stderr
     assert replicas["replica-1"].process.pid == before
     assert replicas.running("replica-1")
 
 
 def test_only_nginx_is_reloaded(replicas: Replicas, nginx: RunningNginx, rollout: Rollout, folder: Path) -> None:
     before = processes(replicas)
-    replicas_file = folder / "nginx/replicas.conf"
-    replicas_file.write_text(replicas_file.read_text().replace("; # replica-2", " down; # replica-2"))
+    mark_down(folder, "replica-2")
     assert rollout("--reload-nginx").returncode == 0
     assert processes(replicas) == before
     answered = {httpx.get(f"{nginx.base_url}/v1/models") for _ in range(6)}
@@ -153,6 +202,12 @@ def test_only_nginx_is_reloaded(replicas: Replicas, nginx: RunningNginx, rollout
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["/does/not/exist.env"]])
 def test_what_cannot_be_done_is_refused(rollout: Rollout, arguments: list[str]) -> None:
     assert rollout(*arguments).returncode == 2
+
+
+def test_a_time_that_is_none_is_refused(rollout: Rollout) -> None:
+    done = rollout(ready_timeout_s="5m")
+    assert done.returncode == 2
+    assert "READY_TIMEOUT_S must be a number of seconds, not '5m'" in done.stderr
 
 
 def test_two_at_once_are_refused(rollout: Rollout, folder: Path) -> None:
