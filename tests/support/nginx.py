@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import httpx
@@ -32,7 +33,12 @@ class RunningNginx:
     """
 
     def __init__(
-        self, folder: Path, replicas: Sequence[int], front: str = "plain", changes: Sequence[tuple[str, str, str]] = ()
+        self,
+        folder: Path,
+        replicas: Sequence[int],
+        front: str = "plain",
+        changes: Sequence[tuple[str, str, str]] = (),
+        stdout: socket | None = None,
     ) -> None:
         program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
         assert program, MISSING
@@ -54,7 +60,7 @@ class RunningNginx:
         # Else one that root starts has workers that cannot read root's temporary folders.
         user = ("-g", f"user {getpass.getuser()};")
         command = [program, *user, "-p", str(self.run_folder), "-c", str(folder / "nginx/nginx.conf")]
-        self.process = subprocess.Popen(command, stdout=self._log, stderr=self._errors)
+        self.process = subprocess.Popen(command, stdout=stdout or self._log, stderr=self._errors)
 
     def _change(self, file: str, *changes: tuple[str, str]) -> None:
         path = self.folder / file
@@ -104,14 +110,18 @@ class RunningNginx:
 
 @contextmanager
 def running_nginx(
-    replicas: Sequence[int], front: str = "plain", changes: Sequence[tuple[str, str, str]] = (), tls: Path | None = None
+    replicas: Sequence[int],
+    front: str = "plain",
+    changes: Sequence[tuple[str, str, str]] = (),
+    tls: Path | None = None,
+    stdout: socket | None = None,
 ) -> Iterator[RunningNginx]:
-    """``tls``: a folder with server.crt and server.key."""
+    """``tls``: a folder with server.crt and server.key. ``stdout``: unless a file is to have the log."""
     with tempfile.TemporaryDirectory(prefix="nginx-") as name:
         folder = Path(name)
         if tls:
             shutil.copytree(tls, folder / "tls")
-        nginx = RunningNginx(folder, replicas, front, changes)
+        nginx = RunningNginx(folder, replicas, front, changes, stdout)
         try:
             yield nginx.wait_ready()
         finally:

@@ -2,7 +2,7 @@
 # Has nginx take up its files again without losing a request: reload.sh [RUN_FOLDER], /tmp unless given.
 #
 # nginx -s reload alone closes idle connections at once, among them those whose next request is on its way: under load about one
-# client in twenty reloads to two a reload see a connection end without a reply. So, for a second before, every reply asks for a
+# client in twenty reloads to two a reload see a connection end without a reply. So, for some seconds before, every reply asks for a
 # new connection (api.conf).
 set -eu
 
@@ -10,7 +10,10 @@ run_folder=${1:-/tmp}
 conf=$(cd "$(dirname "$0")" && pwd)/nginx.conf
 deadline_s=30
 # Long enough for each busy connection to have its reply that closes it, most of the time.
-closing_s=1
+closing_s=3
+
+# Of one that was killed.
+rm -f "$run_folder/closing"
 
 # Its verdict goes to standard error.
 nginx -t -q -p "$run_folder" -c "$conf" || {
@@ -38,6 +41,8 @@ any_serves() {
 
 before=$(workers)
 trap 'rm -f "$run_folder/closing"' EXIT
+# Else dash ends without the line above.
+trap 'exit 1' HUP INT TERM
 : >"$run_folder/closing"
 sleep "$closing_s"
 kill -HUP "$master"

@@ -104,8 +104,14 @@ def test_only_nginx_can_be_reached(services: dict[str, dict[str, Any]]) -> None:
 def test_nginx_finds_each_replica(services: dict[str, dict[str, Any]]) -> None:
     hosts = dict(entry.split(":", 1) for entry in services["nginx"]["extra_hosts"] if "$" not in entry.split(":", 1)[0])
     assert hosts == {name: services[name]["networks"]["replicas"]["ipv4_address"] for name in NAMES}
+    assert replicas_network() == [{"subnet": "172.30.57.0/24", "ip_range": "172.30.57.128/25"}]
     lines = [line for line in (SHIPPED / "nginx/replicas.conf").read_text().splitlines() if line.startswith("server ")]
     assert lines == [f"server {name}:30000 max_fails=3 fail_timeout=10s; # {name}" for name in NAMES]
+
+
+def replicas_network() -> list[dict[str, str]]:
+    networks = yaml.safe_load((SHIPPED / "compose.yaml").read_text())["networks"]
+    return [{key: expand(text, {}) for key, text in pool.items()} for pool in networks["replicas"]["ipam"]["config"]]
 
 
 def test_redis_keeps_nothing_and_less_than_it_may_take(services: dict[str, dict[str, Any]]) -> None:
@@ -119,7 +125,8 @@ def test_redis_keeps_nothing_and_less_than_it_may_take(services: dict[str, dict[
 
 def test_the_example_names_every_variable_with_its_default() -> None:
     example = read_variables(SHIPPED / "env.example")
-    text = (SHIPPED / "compose.yaml").read_text()
+    # Where both have a default, the example has that of compose.yaml.
+    text = "".join((SHIPPED / name).read_text() for name in ("compose.gpu.yaml", "compose.yaml"))
     used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
     assert {name: value for name, value in example.items() if name != "COMPOSE_FILE"} == used
 

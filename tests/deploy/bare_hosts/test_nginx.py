@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import socket
 import ssl
 import subprocess
 from collections import Counter
@@ -14,7 +16,7 @@ import httpx
 import pytest
 
 from benchmarks.load import Counted
-from tests.support.compose import NAMES, Replicas, running_replicas
+from tests.support.compose import NAMES, ROOT, Replicas, running_replicas
 from tests.support.load import MODEL, Load, embed, reference_of
 from tests.support.nginx import RunningNginx, directive, running_nginx
 from tests.support.processes import metric, wait_until
@@ -78,7 +80,7 @@ def test_a_replica_that_is_killed_costs_no_request(replicas: Replicas, nginx: Ru
 def test_a_replica_that_is_back_gets_requests_again(replicas: Replicas, nginx: RunningNginx, bodies: Path) -> None:
     replicas["replica-3"].process.kill()
     with under_load(nginx.base_url, bodies, FAIL_TIMEOUT_S + 4) as running:
-        wait_until("it is left out", lambda: "temporarily disabled" in nginx.errors(), 5)
+        wait_until("it is left out", lambda: "temporarily disabled" in nginx.errors(), 20)
         replicas["replica-3"].wait()
         replicas.start("replica-3", {"SGL_EMBED_MODEL": MODEL}).wait_ready()
         wait_until("it is tried again", lambda: offered(replicas, "replica-3") > SOME, FAIL_TIMEOUT_S + 4)
@@ -86,7 +88,7 @@ def test_a_replica_that_is_back_gets_requests_again(replicas: Replicas, nginx: R
 
 
 def test_a_reload_costs_no_request(replicas: Replicas, nginx: RunningNginx, bodies: Path) -> None:
-    with under_load(nginx.base_url, bodies, 2 * WINDOW_S) as running:
+    with under_load(nginx.base_url, bodies, 4 * WINDOW_S) as running:
         for name in NAMES:
             wait_for_load(replicas, name)
             nginx.reload()
@@ -94,10 +96,22 @@ def test_a_reload_costs_no_request(replicas: Replicas, nginx: RunningNginx, bodi
     assert_none_failed(running.result(), nginx)
 
 
+def test_a_reload_that_is_ended_leaves_nothing_behind(nginx: RunningNginx) -> None:
+    closing = nginx.run_folder / "closing"
+    with subprocess.Popen(["sh", nginx.folder / "nginx/reload.sh", nginx.run_folder]) as script:
+        wait_until("it has replies close their connections", closing.exists, 10)
+        script.terminate()
+    assert script.returncode
+    assert not closing.exists()
+
+
 def test_a_reload_with_a_mistake_changes_nothing(nginx: RunningNginx) -> None:
+    left_by_one_before = nginx.run_folder / "closing"
+    left_by_one_before.touch()
     (nginx.folder / "nginx/replicas.conf").write_text("server 127.0.0.1:1 max_fails=nonsense;\n")
     with pytest.raises(AssertionError, match="stay in force"):
         nginx.reload()
+    assert not left_by_one_before.exists()
     assert httpx.get(f"{nginx.base_url}/health").status_code == 200
 
 
@@ -120,7 +134,8 @@ def test_a_replica_that_hangs_is_left_out_and_costs_no_request(replicas: Replica
     for counted in (before, running.result(), after):
         assert_none_failed(counted, nginx)
     slowest = max(float(line["seconds"]) for line in nginx.access_log())
-    assert READ_TIMEOUT_S <= slowest < READ_TIMEOUT_S + 3
+    # As proxy.conf promises.
+    assert READ_TIMEOUT_S <= slowest < 22
     # Other work on this machine makes a few times the usual of it; who waits for a replica that hangs, hundreds of times.
     assert after.p99_ms < 10 * before.p99_ms, (before, after)
 
@@ -161,6 +176,41 @@ def test_what_is_not_public(nginx: RunningNginx) -> None:
     assert reply.status_code == 404
     assert error_of(reply)["type"] == "invalid_request_error"
     assert httpx.get(f"{nginx.base_url}/error").status_code == 404
+
+
+def test_a_method_that_is_not_taken(nginx: RunningNginx) -> None:
+    reply = httpx.request("TRACE", f"{nginx.base_url}/v1/models")
+    assert reply.status_code == 405
+    assert error_of(reply)["type"] == "invalid_request_error"
+
+
+def test_health_tells_errors_as_all_do(nginx: RunningNginx) -> None:
+    reply = httpx.post(f"{nginx.base_url}/health", content=bytes(17 << 20))
+    assert reply.status_code == 413
+    assert "16 MiB" in str(error_of(reply)["message"])
+
+
+def test_a_path_of_any_bytes_is_logged_as_json(nginx: RunningNginx) -> None:
+    with socket.create_connection(("127.0.0.1", nginx.port), timeout=10) as connection:
+        connection.sendall(b"GET /v1/\xff\xfe?q=1 HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
+        while connection.recv(4096):
+            pass
+    (line,) = nginx.wait_log(1)
+    assert (line["method"], line["path"]) == ("GET", "not ASCII")
+
+
+def test_a_host_without_containers_needs_the_line_that_is_documented(replicas: Replicas) -> None:
+    """Under systemd standard output is a socket, which cannot be opened by name."""
+    page = (ROOT / "docs/operations/bare-hosts.md").read_text()
+    (documented,) = re.findall(r"access_log syslog:[^;]*;", page)
+    line = ("nginx/log.conf", "access_log /dev/stdout json;", documented)
+    ports = list(replicas.ports.values())
+    journal, stdout = socket.socketpair()
+    with journal, stdout:
+        with pytest.raises(AssertionError, match="/dev/stdout"), running_nginx(ports, stdout=stdout):
+            pass
+        with running_nginx(ports, changes=[line], stdout=stdout) as nginx:
+            assert httpx.get(f"{nginx.base_url}/health").status_code == 200
 
 
 def test_too_many_requests_of_one_address(replicas: Replicas) -> None:
