@@ -19,7 +19,7 @@ Who is marked 'down' in nginx/replicas.conf is replaced first, and is in rotatio
 COMPOSE is the command to use: "docker compose" unless set.
 
 Exit status: 0 done; 1 stopped at a replica, which runs with .env; 2 nothing was begun; 3 a replica is out of rotation and
-needs help; 4 all are replaced, but .env is not written.
+needs help; 4 all are replaced, but .env is not written: what belongs there is in .env.new.
 EOF
 }
 
@@ -181,7 +181,8 @@ for replica in "${replicas[@]}"; do
 done
 if [[ ! $asked -ef $current ]]; then
     if ! { cp -p "$current" .env.before.new && mv .env.before.new .env.before && mv "$wanted" "$current"; }; then
-        say "all are replaced, but $PWD/$current is not written: put there what $asked holds, before anything starts a replica"
+        trap - EXIT
+        say "all are replaced, but $PWD/$current is not written: before anything starts a replica, put $wanted in its place"
         exit 4
     fi
 fi

@@ -64,6 +64,13 @@ def mark_down(folder: Path, *names: str) -> None:
         file.write_text(file.read_text().replace(f"; # {name}", f" down; # {name}"))
 
 
+def stand_in(folder: Path, program: str, script: str) -> None:
+    """For what rollout.sh finds in its path."""
+    file = folder / "programs" / program
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+
+
 def fingerprint(url: str) -> str:
     return str(httpx.get(f"{url}/v1/models").json()["data"][0]["fingerprint"])
 
@@ -99,6 +106,17 @@ def test_the_way_back_leads_back(rollout: Rollout, folder: Path, variables: Mapp
     assert (folder / ".env").read_text() == old
     assert (folder / ".env.before").read_text() == new
     assert not list(folder.glob(".env*.new"))
+
+
+def test_a_full_disk_loses_no_variables(rollout: Rollout, folder: Path, variables: Mapping[str, str]) -> None:
+    old = (folder / ".env").read_text()
+    wanted = write_variables(folder / ".env.before", {**variables, "SGL_EMBED_IMAGE": "sgl-embed:next"}).read_text()
+    stand_in(folder, "mv", 'case "$*" in *" .env") exit 1 ;; esac; command -p mv "$@"')
+    done = rollout(str(folder / ".env.before"))
+    assert done.returncode == 4, done.stderr
+    assert "put .env.new in its place" in done.stderr
+    assert (folder / ".env").read_text() == old
+    assert (folder / ".env.new").read_text() == wanted
 
 
 def test_other_vectors_are_not_taken(
@@ -166,8 +184,7 @@ def test_a_list_of_replicas_that_cannot_be_written_stays_whole(
     replicas: Replicas, rollout: Rollout, folder: Path, sed: str
 ) -> None:
     before, listed = processes(replicas), (folder / "nginx/replicas.conf").read_text()
-    (folder / "programs/sed").write_text(f"#!/bin/sh\n{sed}\n")
-    (folder / "programs/sed").chmod(0o755)
+    stand_in(folder, "sed", sed)
     done = rollout()
     assert done.returncode == 1, done.stderr
     assert "replica-1: left alone" in done.stderr
