@@ -20,6 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Where Debian keeps nginx and debootstrap, and what many shells leave out.
+    os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin"
     if config.getoption("--require-gpu") and not visible_gpus(os.environ):
         raise pytest.UsageError(
             "no NVIDIA GPU is visible, so nothing was checked: nvidia-smi must list one, CUDA_VISIBLE_DEVICES must not hide it"

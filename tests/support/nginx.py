@@ -40,7 +40,7 @@ class RunningNginx:
         changes: Sequence[tuple[str, str, str]] = (),
         stdout: socket | None = None,
     ) -> None:
-        program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+        program = shutil.which("nginx")
         assert program, MISSING
         self.port, self._local_port = free_port(), free_port()
         self.base_url = f"{'https' if front == 'tls' else 'http'}://127.0.0.1:{self.port}"

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -19,6 +20,12 @@ CTRL_C = b"\x03"
 # Lines, columns.
 SIZE = (24, 80)
 WITHOUT_TEXT = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def begin_session(its: int) -> None:
+    """``its`` is the controlling terminal, so that Ctrl-C becomes SIGINT; which whoever runs tests in the background ignores."""
+    fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -34,9 +41,8 @@ class Terminal:
             stdout=its,
             stderr=its,
             env={**os.environ, "TERM": "xterm-256color", **environment},
-            # Its controlling terminal, so that Ctrl-C becomes SIGINT.
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(its, termios.TIOCSCTTY, 0),
+            preexec_fn=lambda: begin_session(its),
         )
         # Kept open: the settings can be asked for after the end.
         self._its = its
