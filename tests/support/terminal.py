@@ -23,7 +23,7 @@ WITHOUT_TEXT = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def begin_session(its: int) -> None:
-    """``its`` is the controlling terminal, so that Ctrl-C becomes SIGINT; which whoever runs tests in the background ignores."""
+    """With ``its`` as the controlling terminal, so that Ctrl-C becomes SIGINT, which background jobs ignore."""
     fcntl.ioctl(its, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
