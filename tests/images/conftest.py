@@ -55,7 +55,9 @@ def cpu_image(podman: Podman, bundle: Path) -> str:
 def make_image(podman: Podman, bundle: Path) -> subprocess.CompletedProcess[str]:
     """As a user makes it; without layers to build on later, each of which would be a copy. Prints the image's id last."""
     options = (f"CONTAINERS={' '.join(podman.command)}", f"BUNDLE={bundle}", f"BASE={BASE}", "ARGS=--layers=false")
+    # These tests may have been started by a make, whose own variables are not meant here.
+    environment = {name: value for name, value in podman.environment.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
     return subprocess.run(
         ["make", "image", *options],
-        cwd=ROOT, env=podman.environment, capture_output=True, text=True, check=False, timeout=300,
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
