@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from launcher.errors import HeadTimeout, HeadTooLarge, MalformedRequest, SglEmbedError
@@ -28,6 +28,8 @@ log = logging.getLogger("launcher.access")
 MAX_HEAD_BYTES = 32 << 10
 # Requests sent ahead on a connection, each of which takes far more memory parsed than sent.
 MAX_PIPELINED = 64
+# All that uvicorn sends before a reply's head.
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 UPGRADE_WITH_BODY = (
     "a request with a body cannot offer to upgrade to another protocol; "
     "have the client speak HTTP/1.1 (in Java: HttpClient.Version.HTTP_1_1)"
@@ -68,16 +70,15 @@ class WholeWrites:
     servers that were killed under load. And a write is a system call of some microseconds.
     """
 
-    __slots__ = ("_cycle", "_head", "_transport")
+    # The cycle has this, so this has no cycle: what refers to each other is freed late, which cost requests a second.
+    __slots__ = ("_head", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._cycle = cycle
         self._head: bytes | None = None
 
     def write(self, data: bytes) -> None:
-        # Before the head there may have been "100 Continue".
-        if self._head is None and self._cycle.response_started:
+        if self._head is None and data != CONTINUE:
             self._head = data
         elif self._head:
             self._transport.write(b"".join((self._head, data)))
@@ -186,7 +187,7 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             # A reply to HEAD has nothing else.
             if self.scope["method"] != "HEAD":
-                self.cycle.transport = WholeWrites(self.transport, self.cycle)  # type: ignore[assignment]
+                self.cycle.transport = WholeWrites(self.transport)  # type: ignore[assignment]
             return
         self.scope["method"] = "POST"
         self.cycle = Answered()  # type: ignore[assignment]
