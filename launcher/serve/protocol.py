@@ -20,6 +20,7 @@ from launcher.gateway.access import AccessLog, new_request_id
 from launcher.gateway.door import Door
 from launcher.gateway.errors import error_response
 from launcher.gateway.reply import Header, JsonReply
+from launcher.serve.writes import WholeWrites
 from launcher.telemetry.lines import Event
 
 log = logging.getLogger("launcher.access")
@@ -28,8 +29,6 @@ log = logging.getLogger("launcher.access")
 MAX_HEAD_BYTES = 32 << 10
 # Requests sent ahead on a connection, each of which takes far more memory parsed than sent.
 MAX_PIPELINED = 64
-# All that uvicorn sends before a reply's head.
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 UPGRADE_WITH_BODY = (
     "a request with a body cannot offer to upgrade to another protocol; "
     "have the client speak HTTP/1.1 (in Java: HttpClient.Version.HTTP_1_1)"
@@ -61,36 +60,6 @@ class Answered:
     def __init__(self) -> None:
         self.more_body = True
         self.message_event = asyncio.Event()
-
-
-class WholeWrites:
-    """The transport of one request's cycle: the reply's head leaves with the beginning of its body, in one write.
-
-    A proxy that has seen a head cannot ask another server any more. Of two writes the second was missing in one of fifteen
-    servers that were killed under load. And a write is a system call of some microseconds.
-    """
-
-    # The cycle has this, so this has no cycle: what refers to each other is freed late, which cost requests a second.
-    __slots__ = ("_head", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        if self._head is None and data != CONTINUE:
-            self._head = data
-        elif self._head:
-            self._transport.write(b"".join((self._head, data)))
-            self._head = b""
-        else:
-            self._transport.write(data)
-
-    def close(self) -> None:
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
 
 
 class HttpProtocol(HttpToolsProtocol):
