@@ -46,6 +46,7 @@ from launcher.scheduling.encoder import DeduplicatingEncoder, Encoder, SeparateE
 from launcher.supervisor.keeper import Keeper, Timed
 from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.supervisor.worker import Upkeep
+from launcher.telemetry.counts import WorkerCounts
 from launcher.telemetry.hooks import ProcessHooks
 from launcher.telemetry.metrics import CONTENT_TYPE, Metrics, ProcessMetrics, Registry
 
@@ -81,11 +82,13 @@ class Secrets:
     redis_url: str | None = field(repr=False)
 
 
-def build(plan: Plan, secrets: Secrets) -> Parts:
-    """A server in one process."""
+def build(plan: Plan, secrets: Secrets, folder: Path) -> Parts:
+    """A server in one process. ``folder`` is for its SGLang workers, if it has any."""
     tokenizer = build_tokenizer(plan)
     registry = Registry()
-    engine, keeper = build_engine(plan, tokenizer, ProcessMetrics(registry, worker_names(len(plan.workers))))
+    engine, keeper = build_engine(plan, tokenizer, ProcessMetrics(registry, worker_names(len(plan.workers))), folder)
+    if plan.workers:
+        registry.register(WorkerCounts(folder))
     return build_gateway(plan, served_model(plan), secrets, tokenizer, engine, keeper, registry)
 
 
@@ -187,7 +190,7 @@ def build_tokenizer(plan: Plan) -> Tokenizer:
     return Tokenizer(plan.checkpoint.folder, plan.checkpoint.max_tokens, plan.checkpoint.shape.vocab_size)
 
 
-def build_engine(plan: Plan, tokenizer: Tokenizer, hooks: ProcessHooks) -> tuple[Engine, Keeper]:
+def build_engine(plan: Plan, tokenizer: Tokenizer, hooks: ProcessHooks, folder: Path) -> tuple[Engine, Keeper]:
     test = partial(self_test, tokenizer=tokenizer)
     if plan.engine == "openvino":
         # Here and not above: OpenVINO takes 40 MB, which a gateway in front of SGLang has no use for.
@@ -211,7 +214,7 @@ def build_engine(plan: Plan, tokenizer: Tokenizer, hooks: ProcessHooks) -> tuple
         start_timeout_s=plan.config.engine.sglang.start_timeout_s,
         hang_timeout_s=plan.config.engine.sglang.hang_timeout_s,
     )
-    return workers, Timed(Supervisor(plan.workers, upkeep), hooks)
+    return workers, Timed(Supervisor(plan.workers, upkeep, folder), hooks)
 
 
 def memory_cache(plan: Plan) -> MemoryCache | None:

@@ -17,6 +17,7 @@ from launcher.engines.sglang.argv import WorkerSpec, worker_argv, worker_env
 from launcher.errors import ConfigError, EngineError
 from launcher.models.checkpoint import Checkpoint, content_sha256, read_checkpoint
 from launcher.models.download import FetchedModel, fetch_model
+from launcher.telemetry.counts import counts_folder
 
 ChosenEngine = Literal["openvino", "sglang"]
 Device = Literal["cpu", "cuda"]
@@ -130,6 +131,7 @@ def worker_specs(
             mem_fraction=sglang.mem_fraction,
             python=sglang.python,
             allow_untested_version=sglang.allow_untested_version,
+            metrics=sglang.metrics,
             extra_args=sglang.extra_args,
             python_path=os.environ.get("PYTHONPATH", ""),
         )
@@ -176,7 +178,10 @@ def describe(plan: Plan) -> dict[str, object]:
                 {
                     "argv": worker_argv(spec, port="<free port>"),
                     "environment": worker_env(
-                        spec, batches=f"ipc://<private folder>/worker-{number}", key="<drawn at each start>"
+                        spec,
+                        batches=f"ipc://<private folder>/worker-{number}",
+                        key="<drawn at each start>",
+                        counts=counts_folder(Path("<private folder>"), f"worker {number}"),
                     ),
                 }
                 for number, spec in enumerate(plan.workers)

@@ -27,6 +27,11 @@ HEAD = """# Metrics
 `embedding_`; units are seconds, tokens and numbers of things. All series but those of a status or of an API key are there from
 the first scrape on, at 0. Where there are several gateway processes, each shows what all of them counted.
 
+With `engine.sglang.metrics: true` the metrics that SGLang keeps itself are shown too, under its names (`sglang:...`) and with
+the label `process`: some 270 series a worker, most of them about generating text and 0 for ever, since batches do not pass
+SGLang's scheduler. Memory, the times of its start and its processes' CPU are true: `sglang:weight_memory_usage_gb`,
+`sglang:startup_time_seconds`, `sglang:scheduler_process_cpu_seconds_total`. They begin anew when a worker does.
+
 This page is written by `make metrics-doc`, and a test holds it to the code.
 
 """

@@ -89,6 +89,8 @@ class Sglang(Section, frozen=True):
     mem_fraction: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
     # Start even when the installed SGLang is not a version this project was tested with.
     allow_untested_version: bool = False
+    # Show what SGLang counts itself at /metrics too: 270 series per worker named sglang:..., nearly all about generating text.
+    metrics: bool = False
     # Appended to the worker's command line as they stand. --trust-remote-code would have it run code from the checkpoint;
     # nothing else makes either engine do so.
     extra_args: tuple[str, ...] = ()

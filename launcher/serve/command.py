@@ -7,8 +7,10 @@ import logging
 import os
 import signal
 import socket
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import uvloop
 
@@ -76,10 +78,16 @@ async def run_alone(
 ) -> int:
     """Gateway and engine in this process."""
     signals = Signals()
-    parts = build(plan, secrets)
-    server = plan.config.server
-    http = build_http(parts, server, max_connections, certificate)
-    settings = LogSettings(source, logs, parts.access, plan.config)
-    reload = Reload({"log": logs, "log settings": settings, "certificate": certificate, **parts.reloadable})
-    on_ready = partial(announcer(plan.config), parts.model, listener)
-    return await run_server(parts, http, [listener], server.drain_timeout_s, signals, reload, on_ready)
+    with private_folder(plan) as folder:
+        parts = build(plan, secrets, Path(folder))
+        server = plan.config.server
+        http = build_http(parts, server, max_connections, certificate)
+        settings = LogSettings(source, logs, parts.access, plan.config)
+        reload = Reload({"log": logs, "log settings": settings, "certificate": certificate, **parts.reloadable})
+        on_ready = partial(announcer(plan.config), parts.model, listener)
+        return await run_server(parts, http, [listener], server.drain_timeout_s, signals, reload, on_ready)
+
+
+def private_folder(plan: Plan) -> AbstractContextManager[str]:
+    """That only this user may enter. OpenVINO in this process needs none, and so none to be possible."""
+    return TemporaryDirectory(prefix="sgl-embed-") if plan.workers else nullcontext("")

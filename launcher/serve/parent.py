@@ -48,7 +48,7 @@ async def run_parent(
         names = [f"gateway {number}" for number in range(plan.config.server.processes)]
         with counting_in(Path(folder)):
             hooks = ProcessMetrics(Registry(), [*worker_names(len(plan.workers)), *names])
-        engine, keeper = build_engine(plan, build_tokenizer(plan), hooks)
+        engine, keeper = build_engine(plan, build_tokenizer(plan), hooks, Path(folder))
         shared = SharedEngine(engine, address)
         slots = gateway_slots(engine.slots, len(names))
         setup = Setup(plan, source, model, secrets, address, slots, max_connections, Path(folder))

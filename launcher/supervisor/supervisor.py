@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from launcher.engines.client import MAX_SOCKET_PATH_BYTES
@@ -26,9 +25,11 @@ LONGEST_SOCKET_NAME = len("/worker-999.99999")
 class Supervisor:
     """Keeps one worker per spec and has the engine know those that take batches."""
 
-    def __init__(self, specs: Sequence[WorkerSpec], upkeep: Upkeep) -> None:
+    def __init__(self, specs: Sequence[WorkerSpec], upkeep: Upkeep, folder: Path) -> None:
+        """``folder``: that only this user may enter, for sockets, since who reaches one may send batches."""
         self._specs = specs
         self._upkeep = upkeep
+        self._folder = folder
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Start all workers, call ``on_ready`` once each was ready, and keep them until cancelled; every process has ended
@@ -36,23 +37,21 @@ class Supervisor:
 
         Raises ``EngineError`` where one does not become ready the first time, and when the last is given up.
         """
-        # Only this user may enter it, and so send batches.
-        with TemporaryDirectory(prefix="sgl-embed-") as folder:
-            _refuse_long(folder)
-            step = len(self._specs)
-            workers = [
-                Worker(name, spec, PORTS[number::step], Path(folder), self._upkeep)
-                for number, (name, spec) in enumerate(zip(worker_names(step), self._specs, strict=True))
-            ]
-            ready = [asyncio.Event() for _ in workers]
-            keeping = [asyncio.create_task(worker.run(event.set)) for worker, event in zip(workers, ready, strict=True)]
-            try:
-                await all_ready(keeping, ready)
-                on_ready()
-                await _outlive(keeping)
-            finally:
-                await self._upkeep.engine.stop()
-                await cancel(*keeping)
+        _refuse_long(self._folder)
+        step = len(self._specs)
+        workers = [
+            Worker(name, spec, PORTS[number::step], self._folder, self._upkeep)
+            for number, (name, spec) in enumerate(zip(worker_names(step), self._specs, strict=True))
+        ]
+        ready = [asyncio.Event() for _ in workers]
+        keeping = [asyncio.create_task(worker.run(event.set)) for worker, event in zip(workers, ready, strict=True)]
+        try:
+            await all_ready(keeping, ready)
+            on_ready()
+            await _outlive(keeping)
+        finally:
+            await self._upkeep.engine.stop()
+            await cancel(*keeping)
 
 
 def worker_names(count: int) -> list[str]:
@@ -72,7 +71,7 @@ async def _outlive(keeping: Sequence[asyncio.Task[NoReturn]]) -> NoReturn:
             log.error("%s; it is given up, %d of %d workers are left", error, len(left), len(keeping))
 
 
-def _refuse_long(folder: str) -> None:
+def _refuse_long(folder: Path) -> None:
     """Raises ``EngineError`` before any process starts where the path of a socket would be too long."""
     if len(os.fsencode(folder)) + LONGEST_SOCKET_NAME > MAX_SOCKET_PATH_BYTES:
         raise EngineError(f"too long a path for sockets: {folder}; set TMPDIR to a folder with a shorter one")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
+from shutil import rmtree
 from typing import Any, NoReturn
 
 from launcher.engines.base import Batch, Vectors
@@ -20,6 +21,7 @@ from launcher.errors import EngineError
 from launcher.supervisor.lives import keep_alive
 from launcher.supervisor.process import EXIT_TIMEOUT_S, ChildProcess, free_port, unless_dead
 from launcher.supervisor.watchdog import watch
+from launcher.telemetry.counts import counts_folder
 from launcher.telemetry.hooks import ProcessHooks
 from launcher.telemetry.lines import Event
 
@@ -70,8 +72,11 @@ class Worker:
         address = f"ipc://{socket}"
         relay = _Relay(self._name)
         argv = worker_argv(self._spec, port=free_port(self._ports))
+        counts = counts_folder(self._folder, self._name)
+        if self._spec.metrics:
+            counts.mkdir(exist_ok=True)
         # Nobody calls a worker's own HTTP API but the worker itself, at its start.
-        environment = worker_env(self._spec, batches=address, key=token_hex())
+        environment = worker_env(self._spec, batches=address, key=token_hex(), counts=counts)
         process = ChildProcess(self._name, argv, environment, relay)
         client = WorkerClient(address)
         patience_s = 0.0
@@ -92,6 +97,7 @@ class Worker:
             finally:
                 await process.stop(patience_s)
             socket.unlink(missing_ok=True)
+            rmtree(counts, ignore_errors=True)
 
     async def _start(self, process: ChildProcess, client: WorkerClient) -> None:
         log.info("%s: starting SGLang (takes 15-60 s)", self._name)

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from launcher.telemetry.counts import WorkerCounts
 from launcher.telemetry.hooks import CacheLevel, ProcessState, Reason, Stage, Task
 
 # Read by prometheus_client when it is imported.
@@ -192,6 +193,7 @@ def everyones(folder: Path) -> CollectorRegistry:
     """What all processes that count in ``folder`` have counted."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    registry.register(WorkerCounts(folder))
     return registry
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +30,7 @@ from launcher.engines.sglang.engine import SglangEngine
 from launcher.errors import EngineError, WorkerDied
 from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.supervisor.worker import Upkeep
+from launcher.telemetry.counts import WorkerCounts
 from launcher.telemetry.metrics import ProcessMetrics, Registry
 from tests.support.checkpoints import write_checkpoint
 from tests.support.evil import add_code
@@ -51,6 +53,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """The server's private one, with a path short enough for sockets."""
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
 def said() -> Iterator[list[str]]:
     """What the supervisor logs, at every level."""
     lines: list[str] = []
@@ -68,10 +77,10 @@ def said() -> Iterator[list[str]]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(checkpoint: Path, said: list[str]) -> AsyncIterator[SglangEngine]:
+async def engine(checkpoint: Path, folder: Path, said: list[str]) -> AsyncIterator[SglangEngine]:
     made = SglangEngine(max_batch_tokens=MAX_BATCH_TOKENS, workers=1)
     ready = asyncio.Event()
-    running = asyncio.create_task(supervisor_of(checkpoint, made).run(ready.set))
+    running = asyncio.create_task(supervisor_of(checkpoint, made, folder).run(ready.set))
     waiting = asyncio.create_task(ready.wait())
     await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if running.done():
@@ -86,10 +95,10 @@ async def engine(checkpoint: Path, said: list[str]) -> AsyncIterator[SglangEngin
 def spec_of(folder: Path) -> WorkerSpec:
     # At this level SGLang prints its settings.
     talkative = ("--log-level", "info")
-    return WorkerSpec(model_folder=folder, dtype="float32", device="cpu", pooling="cls", extra_args=talkative)
+    return WorkerSpec(model_folder=folder, dtype="float32", device="cpu", pooling="cls", metrics=True, extra_args=talkative)
 
 
-def supervisor_of(folder: Path, engine: SglangEngine) -> Supervisor:
+def supervisor_of(checkpoint: Path, engine: SglangEngine, folder: Path) -> Supervisor:
     upkeep = Upkeep(
         engine=engine,
         self_test=one_text,
@@ -98,7 +107,7 @@ def supervisor_of(folder: Path, engine: SglangEngine) -> Supervisor:
         start_timeout_s=START_TIMEOUT_S,
         hang_timeout_s=60.0,
     )
-    return Supervisor([spec_of(folder)], upkeep)
+    return Supervisor([spec_of(checkpoint)], upkeep, folder)
 
 
 async def one_text(run: Callable[[Batch], Awaitable[Vectors]]) -> None:
@@ -248,6 +257,14 @@ async def test_without_the_key_of_this_start_sglang_answers_nothing(
     assert await ask_sglang(method, path, {"input_ids": [0]}, key) == 401
 
 
+async def test_what_sglang_counts_is_shown_with_the_workers_name(engine: SglangEngine, folder: Path) -> None:
+    shown = {metric.name: metric for metric in WorkerCounts(folder).collect()}
+    # Set before the model is called ready; others follow its first request.
+    assert {"sglang:startup_time_seconds", "sglang:weight_memory_usage_gb"} <= set(shown)
+    assert all(sample.labels["process"] == "worker 0" for metric in shown.values() for sample in metric.samples)
+    assert sum(sample.value for sample in shown["sglang:startup_time_seconds"].samples) > 0
+
+
 async def test_the_key_is_in_no_command_line_and_in_no_log(engine: SglangEngine, said: list[str]) -> None:
     (process,) = workers()
     key = key_of(process)
@@ -282,16 +299,15 @@ async def test_a_small_model_takes_little_memory(engine: SglangEngine) -> None:
 
 
 async def test_a_checkpoint_that_lacks_a_weight_ends_the_start_with_the_reason(
-    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="launcher.supervisor")
-    folder = write_checkpoint(tmp_path / "broken")
-    weights = load_file(folder / "model.safetensors")
+    broken = write_checkpoint(tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
     del weights["encoder.layer.1.output.dense.bias"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    supervisor = supervisor_of(folder, SglangEngine(max_batch_tokens=64, workers=1))
-    with pytest.raises(WorkerDied) as died:
-        await supervisor.run(lambda: None)
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(WorkerDied) as died:
+        await supervisor_of(broken, SglangEngine(max_batch_tokens=64, workers=1), Path(folder)).run(lambda: None)
     told = time.time()
     reason = "lacks 1 weights, the first of them 'encoder.layer.1.output.dense.bias'"
     assert reason in died.value.log_tail

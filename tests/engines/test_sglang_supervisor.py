@@ -17,7 +17,7 @@ import pytest
 
 from launcher.engines.base import Batch, Vectors
 from launcher.engines.sglang.argv import WorkerSpec
-from launcher.engines.sglang.engine import SglangEngine
+from launcher.engines.sglang.engine import SLOTS_PER_WORKER, SglangEngine
 from launcher.errors import EngineError, NotReady, WorkerDied
 from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.queue import Job
@@ -26,6 +26,7 @@ from launcher.supervisor import process as process_module
 from launcher.supervisor import worker as worker_module
 from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.supervisor.worker import Upkeep
+from launcher.telemetry.counts import WorkerCounts, counts_folder
 from launcher.telemetry.hooks import ProcessState
 from launcher.telemetry.metrics import ProcessMetrics, Registry
 
@@ -45,6 +46,9 @@ if fault == "dies-at-start":
     sys.exit("ValueError: the checkpoint lacks 1 weights")
 if fault == "never-listens":
     time.sleep(600)
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    from prometheus_client import Counter
+    counted = Counter("sglang:batches", "", ["rank"]).labels("0")
 socket = zmq.Context().socket(zmq.ROUTER)
 socket.bind(os.environ["SGLEMBED_BATCHES"])
 if fault == "second-life-closes" and not os.environ["SGLEMBED_BATCHES"].endswith(".0"):
@@ -57,6 +61,8 @@ while True:
     asker, number, *frames = socket.recv_multipart()
     texts = len(read_batch(frames).lengths)
     batches += bool(texts)
+    if texts and "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        counted.inc()
     if texts and fault == "dies-at-work":
         os._exit(7)
     if fault == "slow":
@@ -85,13 +91,14 @@ def spec(tmp_path: Path) -> Callable[[str], WorkerSpec]:
     python.write_text(WORKER.format(python=sys.executable))
     python.chmod(0o755)
 
-    def with_fault(fault: str = "none") -> WorkerSpec:
+    def with_fault(fault: str = "none", metrics: bool = False) -> WorkerSpec:
         return WorkerSpec(
             model_folder=tmp_path,
             dtype="float32",
             device="cpu",
             pooling=fault,  # type: ignore[arg-type]
             python=str(python),
+            metrics=metrics,
         )
 
     return with_fault
@@ -122,7 +129,11 @@ class Started:
             start_timeout_s=start_timeout_s,
             hang_timeout_s=hang_timeout_s,
         )
-        self.task = asyncio.create_task(Supervisor(specs, upkeep).run(self._ready.set))
+        folder = tempfile.TemporaryDirectory()
+        self.folder = Path(folder.name)
+        self.task = asyncio.create_task(Supervisor(specs, upkeep, self.folder).run(self._ready.set))
+        self._worker_counts = WorkerCounts(self.folder)
+        self.task.add_done_callback(lambda _: folder.cleanup())
 
     @property
     def was_ready(self) -> bool:
@@ -138,6 +149,16 @@ class Started:
 
     def restarts(self, worker: int) -> float:
         return self._value("restarts_total", worker)
+
+    def counts(self) -> dict[str, float]:
+        """By worker, what all its processes counted."""
+        return {sample.labels["process"]: sample.value for metric in self._worker_counts.collect() for sample in metric.samples}
+
+    async def counted(self, at_least: float) -> dict[str, float]:
+        async with asyncio.timeout(DEADLINE_S):
+            while len(counts := self.counts()) < 2 or min(counts.values()) < at_least:  # noqa: ASYNC110 - as below
+                await asyncio.sleep(0.01)
+        return counts
 
     def _value(self, name: str, worker: int, **labels: str) -> float:
         value = self.registry.get_sample_value(f"embedding_process_{name}", {"process": f"worker {worker}", **labels})
@@ -316,6 +337,41 @@ async def test_a_worker_that_is_stopped_by_a_signal_counts_as_hanging(
     await started.until(0, "starting")
     assert not running(stopped)
     await started.until(0, "ready")
+    await started.cancelled()
+
+
+async def test_what_a_worker_counts_is_shown_and_begins_anew_with_its_next_life(
+    spec: Callable[..., WorkerSpec], caplog: pytest.LogCaptureFixture
+) -> None:
+    started = Started([spec(metrics=True), spec(metrics=True)])
+    await started.ready()
+    # Of the self-tests and the first canaries.
+    before = await started.counted(at_least=2)
+    assert set(before) == {"worker 0", "worker 1"}
+    for _ in range(2 * SLOTS_PER_WORKER):
+        await started.engine.run(BATCH)
+    after = started.counts()
+    assert sum(after.values()) >= sum(before.values()) + 2 * SLOTS_PER_WORKER
+    os.kill(pid_of(caplog, "worker 0"), signal.SIGKILL)
+    await started.until(0, "starting")
+    assert set(started.counts()) <= {"worker 0", "worker 1"}
+    await started.until(0, "ready")
+    again = await started.counted(at_least=1)
+    assert again["worker 0"] <= before["worker 0"]
+    assert again["worker 1"] >= after["worker 1"]
+    await started.cancelled()
+    assert started.counts() == {}
+
+
+async def test_counts_that_cannot_be_read_are_left_out(
+    spec: Callable[..., WorkerSpec], caplog: pytest.LogCaptureFixture
+) -> None:
+    started = Started([spec(metrics=True), spec(metrics=True)])
+    await started.ready()
+    await started.counted(at_least=1)
+    (counts_folder(started.folder, "worker 0") / "counter_1.db").write_bytes(b"nothing of the kind")
+    assert set(started.counts()) == set(started.counts()) == {"worker 1"}
+    assert len([text for text in caplog.messages if "the metrics of worker 0 cannot be read" in text]) == 1
     await started.cancelled()
 
 

@@ -180,8 +180,8 @@ def test_library_appears_on_one_floor(imports: list[Import], library: str) -> No
 @pytest.mark.parametrize(
     "library, files",
     [
-        # Metrics written, and read.
-        ("prometheus_client", {"telemetry/metrics.py", "telemetry/exposition.py"}),
+        # Metrics written, read, and passed on.
+        ("prometheus_client", {"telemetry/metrics.py", "telemetry/exposition.py", "telemetry/counts.py"}),
         ("redis", {"cache/redis.py"}),
     ],
 )

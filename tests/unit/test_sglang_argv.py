@@ -14,6 +14,7 @@ from launcher.engines.sglang.argv import worker_env as worker_env_at
 CPU = WorkerSpec(model_folder=Path("/models/bge"), dtype="float32", device="cpu", pooling="cls")
 BATCHES = "ipc:///run/worker-0"
 KEY = "sk-of-this-start"
+COUNTS = Path("/run/worker 0.counts")
 GPU = replace(CPU, dtype="float16", device="cuda", gpu="1")
 
 
@@ -24,7 +25,7 @@ def value(spec: WorkerSpec, flag: str) -> str:
 
 
 def worker_env(spec: WorkerSpec) -> dict[str, str]:
-    return worker_env_at(spec, batches=BATCHES, key=KEY)
+    return worker_env_at(spec, batches=BATCHES, key=KEY, counts=COUNTS)
 
 
 def test_it_runs_sglangs_server_with_this_python_unless_another_is_named() -> None:
@@ -49,6 +50,14 @@ def test_no_text_is_ever_cut_in_two() -> None:
     # SGLang's defaults here give wrong vectors without a word.
     assert "--disable-radix-cache" in worker_argv(CPU, port=1)
     assert value(CPU, "--chunked-prefill-size") == "-1"
+
+
+def test_sglang_counts_only_when_asked_to() -> None:
+    counting = replace(CPU, metrics=True)
+    assert "--enable-metrics" in worker_argv(counting, port=1)
+    assert worker_env(counting)["PROMETHEUS_MULTIPROC_DIR"] == str(COUNTS)
+    assert "--enable-metrics" not in worker_argv(CPU, port=1)
+    assert "PROMETHEUS_MULTIPROC_DIR" not in worker_env(CPU)
 
 
 def test_ids_are_sent_so_no_tokenizer_is_loaded() -> None:

@@ -45,6 +45,7 @@ class WorkerSpec:
     mem_fraction: float = 0.5
     python: str | None = None
     allow_untested_version: bool = False
+    metrics: bool = False
     extra_args: tuple[str, ...] = ()
     python_path: str = ""
 
@@ -61,15 +62,16 @@ def worker_argv(spec: WorkerSpec, *, port: int | str) -> list[str]:
         *("--json-model-override-args", json.dumps(CONFIG_OVERRIDES)),
         # At "info" each batch and each HTTP request is a line.
         *("--log-level", "warning"),
+        *(("--enable-metrics",) if spec.metrics else ()),
         *spec.extra_args,
     ]
 
 
-def worker_env(spec: WorkerSpec, *, batches: str, key: str) -> dict[str, str]:
+def worker_env(spec: WorkerSpec, *, batches: str, key: str, counts: Path) -> dict[str, str]:
     """What this worker needs in its environment beyond what it inherits.
 
     ``batches`` is the address that it takes them at, ``key`` what its own HTTP API asks for: other users can read a command
-    line, but not this.
+    line, but not this. ``counts`` is the folder for its own metrics, if it is to keep any.
     """
     env = {
         # The encoder that takes the place of SGLang's own BertModel, and how it pools. (Not SGL_…: SGLang renames such
@@ -89,6 +91,8 @@ def worker_env(spec: WorkerSpec, *, batches: str, key: str) -> dict[str, str]:
         # SGLang warns of kernels that a device lacks and that no encoder calls.
         "PYTHONWARNINGS": "ignore",
     }
+    if spec.metrics:
+        env["PROMETHEUS_MULTIPROC_DIR"] = str(counts)
     if spec.device == "cpu":
         # SGLang imports these kernels for CUDA in each of its processes: 180 MB, and seconds. It gets along without them.
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ABSENT), spec.python_path)))
