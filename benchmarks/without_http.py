@@ -30,7 +30,7 @@ class Loop:
         self._encoder = Encoder(checkpoint, dtype=dtype, threads=0)
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
-        return np.concatenate([self._encoder.encode(self.batch([text])) for text in texts])
+        return np.concatenate([self._encoder.encode(self.batch([text])).vectors for text in texts])
 
     def batch(self, texts: Sequence[str]) -> Batch:
         ids = [item.ids for item in self._tokenizer.encode(list(texts), "end")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +18,7 @@ from launcher.cache.base import Level
 from launcher.cache.memory import MemoryCache
 from launcher.cache.redis import RedisCache
 from launcher.config.schema import Server
+from launcher.devices import GpuReader
 from launcher.embedding.model import ServedModel
 from launcher.embedding.selftest import canary, self_test
 from launcher.embedding.service import EmbeddingService
@@ -47,8 +48,12 @@ from launcher.supervisor.keeper import Keeper, Timed
 from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.supervisor.worker import Upkeep
 from launcher.telemetry.counts import WorkerCounts
+from launcher.telemetry.gpus import GpuMetrics
 from launcher.telemetry.hooks import ProcessHooks
-from launcher.telemetry.metrics import CONTENT_TYPE, Metrics, ProcessMetrics, Registry
+from launcher.telemetry.lines import SERVER
+from launcher.telemetry.metrics import CONTENT_TYPE, Metrics
+from launcher.telemetry.processes import ProcessMetrics, PythonMetrics
+from launcher.telemetry.registry import Registry
 
 
 class Reloadable(Protocol):
@@ -72,6 +77,7 @@ class Parts:
     keeper: Keeper
     model: ServedModel
     reloadable: Mapping[str, Reloadable | None]
+    registry: Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +92,17 @@ def build(plan: Plan, secrets: Secrets, folder: Path) -> Parts:
     """A server in one process. ``folder`` is for its SGLang workers, if it has any."""
     tokenizer = build_tokenizer(plan)
     registry = Registry()
-    engine, keeper = build_engine(plan, tokenizer, ProcessMetrics(registry, worker_names(len(plan.workers))), folder)
+    engine, keeper = build_engine(plan, tokenizer, build_process_metrics(plan, registry), folder)
     if plan.workers:
         registry.register(WorkerCounts(folder))
     return build_gateway(plan, served_model(plan), secrets, tokenizer, engine, keeper, registry)
+
+
+def build_process_metrics(plan: Plan, registry: Registry, gateways: Sequence[str] = ()) -> ProcessMetrics:
+    """For the process that starts all others, which are the workers and these ``gateways``."""
+    gpus = [spec.gpu for spec in plan.workers if spec.gpu is not None]
+    GpuMetrics(registry, gpus, GpuReader(gpus).read)
+    return ProcessMetrics(registry, worker_names(len(plan.workers)), gateways)
 
 
 def build_gateway(
@@ -100,9 +113,11 @@ def build_gateway(
     engine: Engine,
     keeper: Keeper,
     registry: Registry,
+    process: str = SERVER,
     metrics_folder: Path | None = None,
 ) -> Parts:
-    """One of ``server.processes`` gateways. ``metrics_folder``: where they count together, None for a single one."""
+    """One of ``server.processes`` gateways, in this ``process``. ``metrics_folder``: where they count together, None for a
+    single one."""
     server = plan.config.server
     readiness = Readiness()
     metrics = Metrics(
@@ -111,8 +126,10 @@ def build_gateway(
         ready=lambda: readiness.reason() is None,
         folder=metrics_folder,
     )
+    PythonMetrics(registry, process)
     keys = KeyCheck(secrets.keys, metrics, server.processes) if secrets.keys else None
     admission, batcher, encoder = build_scheduling(plan, engine, metrics)
+    registry.on_refresh(lambda: metrics.queue(*batcher.waiting()))
     memory, redis = memory_cache(plan), redis_cache(plan, model, secrets.redis_url)
     levels: list[Level] = [level for level in (memory, redis) if level]
     service = build_service(server, model, tokenizer, VectorSource(levels, encoder), metrics)
@@ -132,6 +149,7 @@ def build_gateway(
         keeper=keeper,
         model=model,
         reloadable={"API keys": keys},
+        registry=registry,
     )
 
 
@@ -203,8 +221,9 @@ def build_engine(plan: Plan, tokenizer: Tokenizer, hooks: ProcessHooks, folder: 
             weights=plan.weights,
             threads=plan.config.engine.openvino.threads,
             max_batch_tokens=plan.max_batch_tokens,
+            on_padding=hooks.padding,
         )
-        return in_process, Timed(InProcess(in_process, test), hooks)
+        return in_process, Timed(InProcess(in_process, test, hooks), hooks)
     workers = SglangEngine(max_batch_tokens=plan.max_batch_tokens, workers=len(plan.workers))
     upkeep = Upkeep(
         engine=workers,

@@ -9,23 +9,39 @@ from typing import get_args
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from launcher.telemetry.hooks import CacheLevel, ProcessState, Reason, Stage, Task
-from launcher.telemetry.metrics import Metrics, ProcessMetrics, Registry
+from launcher.telemetry.gpus import GpuMetrics
+from launcher.telemetry.hooks import CacheLevel, ProcessState, Reason, Result, Stage, Status, Task
+from launcher.telemetry.lines import SERVER
+from launcher.telemetry.metrics import Metrics
+from launcher.telemetry.processes import ProcessMetrics, PythonMetrics
+from launcher.telemetry.registry import Registry
 
 PAGE = Path(__file__).parents[1] / "docs/metrics.md"
 MODEL_LABELS = ("name", "fingerprint", "engine", "dtype")
-VALUES = {"task": Task, "stage": Stage, "reason": Reason, "level": CacheLevel, "state": ProcessState}
+VALUES = {
+    "task": Task,
+    "status": Status,
+    "stage": Stage,
+    "reason": Reason,
+    "level": CacheLevel,
+    "state": ProcessState,
+    "result": Result,
+}
 FREE = {
-    "status": "the HTTP status; 499: the client had gone",
     "key": "the name of an API key, as in the server's own list of keys",
-    "process": "`worker 0` …, and `gateway 0` … where there are several",
+    "process": "`server`: the process that was started; `worker 0` … with SGLang, and `gateway 0` … where there are several",
+    "gpu": "as in CUDA_VISIBLE_DEVICES: a number or a UUID",
+    "generation": "of Python's garbage collector: `0` is searched often, `2` is searched in whole",
+    "version": "of Python",
+    "implementation": "of Python",
     **dict.fromkeys(MODEL_LABELS, "of the served model"),
 }
 HEAD = """# Metrics
 
 `GET /metrics` shows these, in Prometheus' text format. It needs no API key and does not wait for the engine. Names begin with
-`embedding_`; units are seconds, tokens and numbers of things. All series but those of a status or of an API key are there from
-the first scrape on, at 0. Where there are several gateway processes, each shows what all of them counted.
+`embedding_`; units are seconds, bytes, tokens and numbers of things. All that is counted is there from the first scrape on, at 0,
+and nothing that a client sends adds a series; an API key has its own once the server knows it. Where there are several gateway
+processes, each shows what all of them counted.
 
 With `engine.sglang.metrics: true` the metrics that SGLang keeps itself are shown too, under its names (`sglang:...`) and with
 the label `process`: some 270 series a worker, most of them about generating text and 0 for ever, since batches do not pass
@@ -35,6 +51,24 @@ SGLang's scheduler. Memory, the times of its start and its processes' CPU are tr
 This page is written by `make metrics-doc`, and a test holds it to the code.
 
 """
+TAIL = """
+A `status` of 499 says that the client had gone. Statuses that only come before a request asks the model, such as 401, are among
+the rejected ones.
+
+## What is measured and not counted
+
+What waits, whether requests are taken, and what processes and GPUs use, is measured about once a second, each process by itself
+or by the one that was started.
+
+- `offered` = `accepted` + those refused after they were offered + those whose client had gone by then, once all are answered.
+  What was accepted may still fail.
+- A worker counts with all processes that it started. `embedding_process_cpu_seconds_total` goes on when a process is started
+  anew (less what it used in its last second); `embedding_process_start_time_seconds` says when. While a process is dead its
+  gauges are not there.
+- GPUs are those of the server's SGLang workers, asked through NVML. Without a GPU or a driver, or where a GPU answers no more,
+  their series are not there. CUDA and NVML number GPUs alike where they are of one kind; else set CUDA_DEVICE_ORDER to
+  PCI_BUS_ID. This was tested with a stand-in for NVML and has not been run on a real GPU.
+"""
 
 
 def page() -> str:
@@ -42,7 +76,7 @@ def page() -> str:
     labels = ["| label | values |", "| --- | --- |"]
     labels += [f"| `{name}` | {', '.join(f'`{value}`' for value in get_args(values))} |" for name, values in VALUES.items()]
     labels += [f"| `{name}` | {text} |" for name, text in FREE.items()]
-    return HEAD + "\n".join(rows) + "\n\n## Labels\n\n" + "\n".join(labels) + "\n"
+    return HEAD + "\n".join(rows) + "\n\n## Labels\n\n" + "\n".join(labels) + "\n" + TAIL
 
 
 def shown() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
@@ -50,6 +84,8 @@ def shown() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
     registry = Registry()
     Metrics(registry, dict.fromkeys(MODEL_LABELS, ""), ready=lambda: True)
     ProcessMetrics(registry, [])
+    PythonMetrics(registry, SERVER)
+    GpuMetrics(registry, [], dict)
     for metric in registry._collector_to_names:
         assert isinstance(metric, MetricWrapperBase)
         (described,) = metric.describe()

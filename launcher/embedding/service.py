@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -68,6 +69,7 @@ class EmbeddingService:
         self._tokenizer = tokenizer
         self._vectors = vectors
         self._hooks = hooks
+        self._on_accepted = partial(hooks.accepted, "embeddings")
         self._truncate: Truncate = truncate
         self._max_tokens_per_request = max_tokens_per_request
 
@@ -79,7 +81,7 @@ class EmbeddingService:
         tokenization_s = time.perf_counter() - started
         tokens = self._count_tokens(tokenized)
 
-        found = await self._vectors.of([item.ids for item in tokenized], call.deadline)
+        found = await self._vectors.of([item.ids for item in tokenized], call.deadline, self._on_accepted)
         truncated = sum(item.truncated for item in tokenized)
         self._hooks.inputs(len(tokenized), tokens, truncated)
         self._tell(tokenization_s, found)

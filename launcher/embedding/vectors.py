@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from launcher.cache.base import Level
 from launcher.engines.base import TokenIds, Vectors
-from launcher.scheduling.encoder import Encoded, Encoder
+from launcher.scheduling.encoder import Encoded, Encoder, nobody
 from launcher.telemetry.hooks import CacheLevel
 
 
@@ -41,8 +41,11 @@ class VectorSource:
         self._levels = levels
         self._encoder = encoder
 
-    async def of(self, inputs: Sequence[TokenIds], deadline: float = math.inf) -> Found:
-        """The vectors of ``inputs`` (int32 [n] each, at least one), by ``deadline``. Raises what the encoder raises."""
+    async def of(
+        self, inputs: Sequence[TokenIds], deadline: float = math.inf, on_accepted: Callable[[], object] = nobody
+    ) -> Found:
+        """The vectors of ``inputs`` (int32 [n] each, at least one), by ``deadline``. Raises what the encoder raises.
+        ``on_accepted`` is called once that can no longer be for want of room."""
         began = time.perf_counter()
         keys = [ids.tobytes() for ids in inputs]
         known, cached = await self._look_up(keys)
@@ -50,7 +53,9 @@ class VectorSource:
         missing = [i for i, key in enumerate(keys) if key not in known]
         encoded = NOTHING
         if missing:
-            encoded = await self._encode([keys[i] for i in missing], [inputs[i] for i in missing], deadline)
+            encoded = await self._encode([keys[i] for i in missing], [inputs[i] for i in missing], deadline, on_accepted)
+        else:
+            on_accepted()
         if known:
             known.update(zip((keys[i] for i in missing), encoded.vectors, strict=True))
         vectors = np.stack([known[key] for key in keys]) if known else encoded.vectors
@@ -70,8 +75,10 @@ class VectorSource:
             known |= found
         return known, cached
 
-    async def _encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds], deadline: float) -> Encoded:
-        encoded = await self._encoder.encode(keys, inputs, deadline)
+    async def _encode(
+        self, keys: Sequence[bytes], inputs: Sequence[TokenIds], deadline: float, on_accepted: Callable[[], object]
+    ) -> Encoded:
+        encoded = await self._encoder.encode(keys, inputs, deadline, on_accepted)
         keep(self._levels, keys, encoded.vectors)
         return encoded
 

@@ -56,6 +56,11 @@ class Batcher:
         dead = [pump for pump in self._pumps if pump.done()]
         return f"{dead[0].get_name()} has ended unexpectedly" if dead else None
 
+    def waiting(self) -> tuple[int, float]:
+        """The tokens that are in no batch yet, and for how many seconds the first of them have waited; 0 where none do."""
+        tokens, since = self._lanes.waiting()
+        return tokens, time.perf_counter() - since if since is not None else 0.0
+
     async def encode(self, job: Job) -> None:
         """Return when ``job`` has its vectors.
 

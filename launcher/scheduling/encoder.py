@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Protocol
 
@@ -29,10 +29,21 @@ class Encoded(msgspec.Struct, frozen=True):
     inference_s: float
 
 
+def nobody() -> None:
+    """Who is told where nobody asks."""
+
+
 class Encoder(Protocol):
-    async def encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds], deadline: float = math.inf) -> Encoded:
+    async def encode(
+        self,
+        keys: Sequence[bytes],
+        inputs: Sequence[TokenIds],
+        deadline: float = math.inf,
+        on_accepted: Callable[[], object] = nobody,
+    ) -> Encoded:
         """``inputs``: token ids, int32 [n] each; inputs are equal where their ``keys`` are. ``deadline`` is by the event loop's
-        clock; it is not enforced here, but what could not be finished by then is refused.
+        clock; it is not enforced here, but what could not be finished by then is refused. ``on_accepted`` is called once
+        there is room for them all.
 
         Raises ``Overloaded`` and what the engine raised. Cancelling the caller abandons what nobody else waits for.
         """
@@ -46,10 +57,17 @@ class SeparateEncoder:
         self._admission = admission
         self._batcher = batcher
 
-    async def encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds], deadline: float = math.inf) -> Encoded:
+    async def encode(
+        self,
+        keys: Sequence[bytes],
+        inputs: Sequence[TokenIds],
+        deadline: float = math.inf,
+        on_accepted: Callable[[], object] = nobody,
+    ) -> Encoded:
         job = Job(inputs)
         self._admission.admit(job, deadline)
         try:
+            on_accepted()
             await self._batcher.encode(job)
         finally:
             self._admission.release(job)
@@ -127,14 +145,20 @@ class DeduplicatingEncoder:
         self._max_batch_tokens = max_batch_tokens
         self._under_way: dict[bytes, SharedJob] = {}
 
-    async def encode(self, keys: Sequence[bytes], inputs: Sequence[TokenIds], deadline: float = math.inf) -> Encoded:
+    async def encode(
+        self,
+        keys: Sequence[bytes],
+        inputs: Sequence[TokenIds],
+        deadline: float = math.inf,
+        on_accepted: Callable[[], object] = nobody,
+    ) -> Encoded:
         wanted = dict(zip(keys, inputs, strict=True))
         joined = self._joinable(wanted)
         if not joined and len(wanted) == len(keys):
-            job = (await self._encode_own(wanted, deadline)).job
+            job = (await self._encode_own(wanted, deadline, on_accepted)).job
             return Encoded(job.vectors, 0, job.queue_s, job.inference_s)
         began = time.perf_counter()
-        sources = await self._encode_rest(wanted, joined, deadline)
+        sources = await self._encode_rest(wanted, joined, deadline, on_accepted)
         waited_s = time.perf_counter() - began
         # A job that was joined may have begun before the request came.
         inference_s = min(waited_s, max(shared.job.inference_s for shared in sources.values()))
@@ -143,24 +167,32 @@ class DeduplicatingEncoder:
         return Encoded(vectors, len(keys) - own, waited_s - inference_s, inference_s)
 
     async def _encode_rest(
-        self, wanted: Mapping[bytes, TokenIds], joined: Mapping[bytes, SharedJob], deadline: float
+        self,
+        wanted: Mapping[bytes, TokenIds],
+        joined: Mapping[bytes, SharedJob],
+        deadline: float,
+        on_accepted: Callable[[], object],
     ) -> Mapping[bytes, SharedJob]:
         """For each key the job that holds its vector: one of ``joined``, or one of our own."""
         rest = {key: ids for key, ids in wanted.items() if key not in joined}
         own = [self._begin(rest, deadline)] if rest else []
         others = set(joined.values())
         with Waiting(*own, *others):
+            on_accepted()
             for shared in own:
                 await shared.finished()
             failed = {shared for shared in others if await shared.failed()}
         sources = {**joined, **dict.fromkeys(rest, *own)}
         if again := {key: wanted[key] for key, shared in joined.items() if shared in failed}:
-            sources |= dict.fromkeys(again, await self._encode_own(again, deadline))
+            sources |= dict.fromkeys(again, await self._encode_own(again, deadline, nobody))
         return sources
 
-    async def _encode_own(self, inputs: Mapping[bytes, TokenIds], deadline: float) -> SharedJob:
+    async def _encode_own(
+        self, inputs: Mapping[bytes, TokenIds], deadline: float, on_accepted: Callable[[], object]
+    ) -> SharedJob:
         shared = self._begin(inputs, deadline)
         with Waiting(shared):
+            on_accepted()
             await shared.finished()
         return shared
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -42,6 +43,11 @@ class Job:
         self._missing = len(inputs)
 
     @property
+    def tokens_waiting(self) -> int:
+        """Those that no batch has taken yet."""
+        return sum(map(len, self.inputs[self.taken :])) if self.taken else self.tokens
+
+    @property
     def abandoned(self) -> bool:
         """Whether nobody waits for the result any more."""
         return self.done.done()
@@ -76,6 +82,13 @@ class Piece(msgspec.Struct, frozen=True):
 
     def inputs(self) -> Sequence[NDArray[np.int32]]:
         return self.job.inputs[self.start : self.stop]
+
+
+class Waiting(NamedTuple):
+    """``since`` is by ``time.perf_counter``; None where nothing waits."""
+
+    tokens: int
+    since: float | None
 
 
 class Lanes:
@@ -129,6 +142,14 @@ class Lanes:
 
     def __bool__(self) -> bool:
         return bool(self._interactive or self._bulk or self._again)
+
+    def waiting(self) -> Waiting:
+        """What is in no batch yet; what nobody waits for any more is left out."""
+        jobs = [job for lane in (self._interactive, self._bulk) for job in lane if not job.abandoned]
+        again = [piece for batch in self._again for piece in batch if not piece.job.abandoned]
+        tokens = sum(job.tokens_waiting for job in jobs) + sum(len(ids) for piece in again for ids in piece.inputs())
+        submitted = [job.submitted for job in (*jobs, *(piece.job for piece in again))]
+        return Waiting(tokens, min(submitted, default=None))
 
     def drop_all(self) -> list[Job]:
         """Empty the lanes and return what was in them."""

@@ -27,7 +27,7 @@ from launcher.serve.tls import read_certificate
 from launcher.supervisor.elsewhere import Elsewhere
 from launcher.supervisor.gateways import BEAT, BEAT_S, MAX_SETUP_BYTES, READY
 from launcher.telemetry.logs import Log, start_logging
-from launcher.telemetry.metrics import Registry
+from launcher.telemetry.registry import Registry
 
 
 def main(channel_fd: int) -> int:
@@ -38,15 +38,15 @@ def main(channel_fd: int) -> int:
         config = setup.plan.config.log
         logs = start_logging(config.level, config.file, config.format, name)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(run_gateway(setup, channel, logs))
+            return runner.run(run_gateway(name, setup, channel, logs))
 
 
-async def run_gateway(setup: Setup, channel: socket.socket, logs: Log) -> int:
+async def run_gateway(name: str, setup: Setup, channel: socket.socket, logs: Log) -> int:
     signals = Signals()
     plan, server = setup.plan, setup.plan.config.server
     engine = RemoteEngine(setup.engine, slots=setup.slots, max_batch_tokens=plan.max_batch_tokens)
     keeper, tokenizer = Elsewhere(engine), build_tokenizer(plan)
-    parts = build_gateway(plan, setup.model, setup.secrets, tokenizer, engine, keeper, Registry(), setup.metrics_folder)
+    parts = build_gateway(plan, setup.model, setup.secrets, tokenizer, engine, keeper, Registry(), name, setup.metrics_folder)
     certificate = read_certificate(server.tls)
     log_as(log_settings_now(setup), logs, parts.access)
     http = build_http(parts, server, setup.max_connections, certificate)

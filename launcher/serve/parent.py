@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from launcher.compose import Secrets, build_engine, build_tokenizer, served_model
+from launcher.compose import Secrets, build_engine, build_process_metrics, build_tokenizer, served_model
 from launcher.config.load import ConfigSource
 from launcher.engines.shared import SharedEngine
 from launcher.plan import Plan
@@ -19,9 +19,11 @@ from launcher.serve.setup import Setup
 from launcher.serve.signals import Signals
 from launcher.supervisor.gateways import GatewayProcess, Gateways
 from launcher.supervisor.lives import cancel
-from launcher.supervisor.supervisor import worker_names
+from launcher.telemetry.lines import SERVER
 from launcher.telemetry.logs import Log
-from launcher.telemetry.metrics import ProcessMetrics, Registry, counting_in
+from launcher.telemetry.metrics import counting_in
+from launcher.telemetry.processes import PythonMetrics
+from launcher.telemetry.registry import Registry, keep_fresh
 
 CHILD = "launcher.serve.child"
 # Of one gateway: one batch running and one prepared.
@@ -46,8 +48,10 @@ async def run_parent(
     with TemporaryDirectory(prefix="sgl-embed-") as folder:
         address = f"ipc://{folder}/engine"
         names = [f"gateway {number}" for number in range(plan.config.server.processes)]
+        registry = Registry()
         with counting_in(Path(folder)):
-            hooks = ProcessMetrics(Registry(), [*worker_names(len(plan.workers)), *names])
+            hooks = build_process_metrics(plan, registry, names)
+            PythonMetrics(registry, SERVER)
         engine, keeper = build_engine(plan, build_tokenizer(plan), hooks, Path(folder))
         shared = SharedEngine(engine, address)
         slots = gateway_slots(engine.slots, len(names))
@@ -70,6 +74,7 @@ async def run_parent(
             }
         )
         reloading = asyncio.create_task(reload.on(signals.hangup), name="reload")
+        measuring = asyncio.create_task(keep_fresh(registry), name="measure")
         try:
             ended, _ = await asyncio.wait({keeping, answering, accepting, serving, stop}, return_when=asyncio.FIRST_COMPLETED)
             await cancel(serving)
@@ -79,7 +84,7 @@ async def run_parent(
             # The engine's end may take a while; who connects meanwhile should not wait for it.
             listener.close()
         finally:
-            await cancel(accepting, serving, stop, reloading)
+            await cancel(accepting, serving, stop, reloading, measuring)
             await gateways.kill()
             await cancel(answering, keeping)
             shared.close()

@@ -14,6 +14,7 @@ from launcher.compose import Parts
 from launcher.serve.http import HttpServer
 from launcher.serve.reload import Reload
 from launcher.serve.signals import Signals
+from launcher.telemetry.registry import keep_fresh
 
 log = logging.getLogger("launcher.serve")
 
@@ -49,6 +50,7 @@ async def run_server(
     serving = asyncio.create_task(http.serve(listeners), name="http")
     stop = asyncio.create_task(signals.first.wait(), name="signal")
     reloading = asyncio.create_task(reload.on(signals.hangup), name="reload")
+    measuring = asyncio.create_task(keep_fresh(parts.registry), name="measure")
     try:
         async with parts.redis:
             await asyncio.wait({engine, serving, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -56,6 +58,7 @@ async def run_server(
     finally:
         stop.cancel()
         reloading.cancel()
+        measuring.cancel()
         await end(engine)
 
 

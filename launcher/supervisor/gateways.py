@@ -66,6 +66,10 @@ class GatewayProcess:
     def started(self) -> bool:
         return self._process.started
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def start(self) -> None:
         # Others could read the API keys in a command line or in an environment.
         self._channel.send(pickle.dumps(self._setup))
@@ -230,6 +234,7 @@ class Gateways:
         process = self._processes[name] = self._make(name)
         try:
             await process.start()
+            self._hooks.process_started(name, process.pid)
             await _ready(process, engine_ready)
             on_ready()
             raise await _end(process)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from launcher.errors import EngineError
 from launcher.telemetry.hooks import ProcessHooks
 
 
@@ -30,3 +31,13 @@ class Timed:
             on_ready()
 
         await self._keeper.run(ready)
+
+
+async def counted(self_test: Awaitable[None], process: str, hooks: ProcessHooks) -> None:
+    """Pass the self-test of the engine in ``process``, or raise its ``EngineError``."""
+    try:
+        await self_test
+    except EngineError:
+        hooks.self_test(process, "failed")
+        raise
+    hooks.self_test(process, "passed")

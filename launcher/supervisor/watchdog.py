@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from launcher.engines.base import Batch, Vectors
 from launcher.engines.client import WorkerClient
@@ -13,8 +14,9 @@ CANARY_EVERY_S = 5.0
 MIN_AGREEMENT = 0.999
 
 
-async def watch(client: WorkerClient, canary: Batch, hang_timeout_s: float) -> EngineError:
-    """Have the worker compute ``canary``, a small batch, again and again; return what is wrong with it once something is."""
+async def watch(client: WorkerClient, canary: Batch, hang_timeout_s: float, on_passed: Callable[[], None]) -> EngineError:
+    """Have the worker compute ``canary``, a small batch, again and again; return what is wrong with it once something is.
+    ``on_passed`` is called each time that nothing is."""
     first: Vectors | None = None
     while True:
         try:
@@ -30,6 +32,7 @@ async def watch(client: WorkerClient, canary: Batch, hang_timeout_s: float) -> E
         # Not "<": a vector of zeros or of NaN agrees with nothing.
         if not cosine >= MIN_AGREEMENT:
             return EngineError(f"gives a text another vector than at its start: they agree only to a cosine of {cosine:.4f}")
+        on_passed()
         await asyncio.sleep(CANARY_EVERY_S)
 
 

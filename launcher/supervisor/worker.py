@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
@@ -18,6 +19,7 @@ from launcher.engines.client import WorkerClient
 from launcher.engines.sglang.argv import WorkerSpec, worker_argv, worker_env
 from launcher.engines.sglang.engine import SglangEngine
 from launcher.errors import EngineError
+from launcher.supervisor.keeper import counted
 from launcher.supervisor.lives import keep_alive
 from launcher.supervisor.process import EXIT_TIMEOUT_S, ChildProcess, free_port, unless_dead
 from launcher.supervisor.watchdog import watch
@@ -102,10 +104,12 @@ class Worker:
     async def _start(self, process: ChildProcess, client: WorkerClient) -> None:
         log.info("%s: starting SGLang (takes 15-60 s)", self._name)
         await process.start()
+        self._upkeep.hooks.process_started(self._name, process.pid)
         try:
             async with asyncio.timeout(self._upkeep.start_timeout_s):
                 await self._timed("model loaded", unless_dead(process, client.ready()))
-                await self._timed("self-test passed", unless_dead(process, self._upkeep.self_test(client.encode)))
+                tested = unless_dead(process, self._upkeep.self_test(client.encode))
+                await self._timed("self-test passed", counted(tested, self._name, self._upkeep.hooks))
         except TimeoutError:
             raise EngineError(
                 f"{self._name} was not ready within {self._upkeep.start_timeout_s:g} s (engine.sglang.start_timeout_s); "
@@ -116,10 +120,14 @@ class Worker:
         """Wait until the process ends, or until there is a reason to end it."""
         exited = asyncio.create_task(process.exited())
         gone = asyncio.create_task(client.gone())
-        wrong = asyncio.create_task(watch(client, self._upkeep.canary, self._upkeep.hang_timeout_s))
+        check = partial(self._upkeep.hooks.watchdog_check, self._name)
+        wrong = asyncio.create_task(
+            watch(client, self._upkeep.canary, self._upkeep.hang_timeout_s, on_passed=partial(check, "passed"))
+        )
         try:
             await asyncio.wait({exited, gone, wrong}, return_when=asyncio.FIRST_COMPLETED)
             if wrong.done() and not client.closed:
+                check("failed")
                 # No answer of it may be used any more.
                 return EngineError(f"{self._name} {wrong.result()}")
             await asyncio.wait({exited}, timeout=EXIT_TIMEOUT_S)

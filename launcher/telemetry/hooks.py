@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 CacheLevel = Literal["memory", "redis"]
 Task = Literal["embeddings", "tokenize"]
 Stage = Literal["tokenize", "cache", "queue", "inference", "encode"]
+# Of a request that asks the model; 499 where its client has gone.
+Status = Literal[200, 400, 404, 413, 415, 429, 499, 500, 503, 504]
 # Why a request got no answer of the kind that it asked for.
 Reason = Literal[
     "malformed",
@@ -27,6 +29,7 @@ Reason = Literal[
     "internal_error",
 ]
 ProcessState = Literal["new", "starting", "ready", "draining", "dead"]
+Result = Literal["passed", "failed"]
 
 
 class Hooks(Protocol):
@@ -35,8 +38,11 @@ class Hooks(Protocol):
     def offered(self, task: Task) -> None:
         """A request for ``task`` arrived with a key that may ask, whatever becomes of it."""
 
+    def accepted(self, task: Task) -> None:
+        """Its inputs were checked, and given room or found in the cache: no limit refuses it any more."""
+
     def answered(self, task: Task, status: int, seconds: float) -> None:
-        """That request was answered, or its client has gone (499)."""
+        """That request was answered with a ``Status``, or its client has gone (499)."""
 
     def rejected(self, reason: Reason) -> None:
         """A request on any path but the probes', or a connection, got an error instead."""
@@ -71,8 +77,20 @@ class ProcessHooks(Protocol):
     def model_loaded(self, seconds: float) -> None:
         """The engine passed its self-test, this long after it was started."""
 
+    def process_started(self, process: str, pid: int) -> None:
+        """It has this id, and leads a session of its own, until its state is "dead"."""
+
     def process_state(self, process: str, state: ProcessState) -> None:
         """Its state from now on."""
 
     def process_restart(self, process: str) -> None:
         """Another is started in the place of one that ended."""
+
+    def self_test(self, process: str, result: Result) -> None:
+        """The engine in this process had its self-test."""
+
+    def watchdog_check(self, process: str, result: Result) -> None:
+        """This worker was asked whether it still answers as it did."""
+
+    def padding(self, tokens: int) -> None:
+        """For a batch the engine computed this many positions that held no token."""

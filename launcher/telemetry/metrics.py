@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from launcher.telemetry.counts import WorkerCounts
-from launcher.telemetry.hooks import CacheLevel, ProcessState, Reason, Stage, Task
+from launcher.telemetry.hooks import CacheLevel, Reason, Stage, Status, Task
+from launcher.telemetry.registry import Mode, Registry
 
 # Read by prometheus_client when it is imported.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-Registry = CollectorRegistry
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 POWERS_OF_FOUR = tuple(4.0**n for n in range(9))
-# How a gauge's values in several processes become one.
-Mode = Literal["livesum", "livemax", "livemostrecent"]
 
 
 class Metrics:
-    """Implements ``Hooks``. All series without a free label exist at 0 from the first scrape on.
+    """Implements ``Hooks``. All series exist at 0 from the first scrape on; those of an API key, once there is that key.
 
     Where several gateway processes count together, ``folder`` is where: each must have been started with ``FOLDER_VARIABLE``
     naming it, and each then shows what all of them counted.
@@ -34,7 +32,7 @@ class Metrics:
 
     def __init__(
         self,
-        registry: CollectorRegistry,
+        registry: Registry,
         model_info: Mapping[str, str],
         ready: Callable[[], bool],
         folder: Path | None = None,
@@ -54,6 +52,9 @@ class Metrics:
 
         # What a key's limit refuses is no load that more servers could take.
         offered = counter("requests_offered", "Requests that arrived, but for those refused for their API key.", "task")
+        accepted = counter(
+            "requests_accepted", "Requests whose inputs were checked and given room, or found in the cache.", "task"
+        )
         rejected = counter("requests_rejected", "Requests and connections that got an error; probes are left out.", "reason")
         requests = counter("requests", "Requests answered.", "task", "status")
         duration = histogram("request_duration_seconds", "From the request's head to the reply's end.", SECONDS, "task")
@@ -71,8 +72,12 @@ class Metrics:
         self._key_tokens = counter("key_tokens", "Tokens of inputs answered for this API key.", "key")
         under_way = gauge("requests_in_flight", "Requests that have arrived and are not answered yet.", "livesum", "task")
         self._in_flight = gauge("tokens_in_flight", "Tokens waiting or running.", "livesum")
-        # As the process that is asked sees it: it sets the value just before it shows it.
-        self._is_ready = gauge("ready", "1 while new requests are taken.", "livemostrecent")
+        self._queue_tokens = gauge("queue_tokens", "Tokens that wait and are in no batch yet.", "livesum")
+        self._queue_oldest = gauge(
+            "queue_oldest_seconds", "Since when the input waits that waits longest; 0: none does.", "livemax"
+        )
+        # Where several gateways count together, connections go to those that take requests.
+        self._is_ready = gauge("ready", "1 while new requests are taken.", "livemax")
         # An ``Info`` cannot be shared among processes.
         gauge("model_info", "The vector space served.", "livemax", *model_info).labels(**model_info).set(1)
         # Looking a series up by its labels costs more than counting in it.
@@ -80,16 +85,20 @@ class Metrics:
         self._cached = {level: cached.labels(level) for level in get_args(CacheLevel)}
         self._callers: dict[str, _Caller] = {}
         self._rejected = {reason: rejected.labels(reason) for reason in get_args(Reason)}
-        self._tasks = {task: _Task(task, offered, requests, duration, under_way) for task in get_args(Task)}
+        self._tasks = {task: _Task(task, offered, accepted, requests, duration, under_way) for task in get_args(Task)}
+        registry.on_refresh(self._refresh)
 
     def offered(self, task: Task) -> None:
         series = self._tasks[task]
         series.offered.inc()
         series.in_flight.inc()
 
+    def accepted(self, task: Task) -> None:
+        self._tasks[task].accepted.inc()
+
     def answered(self, task: Task, status: int, seconds: float) -> None:
         series = self._tasks[task]
-        series.answered(status).inc()
+        series.answered[status].inc()
         series.duration.observe(seconds)
         series.in_flight.dec()
 
@@ -133,45 +142,16 @@ class Metrics:
     def tokens_in_flight(self, tokens: int) -> None:
         self._in_flight.set(tokens)
 
+    def queue(self, tokens: int, oldest_s: float) -> None:
+        self._queue_tokens.set(tokens)
+        self._queue_oldest.set(oldest_s)
+
     def render(self) -> bytes:
-        self._is_ready.set(float(self._ready()))
+        self._registry.refresh()
         return generate_latest(everyones(self._folder) if self._folder else self._registry)
 
-
-class ProcessMetrics:
-    """Implements ``ProcessHooks`` for these ``processes``. All series exist at 0 from the first scrape on."""
-
-    def __init__(self, registry: CollectorRegistry, processes: Sequence[str]) -> None:
-        states = Gauge(
-            "embedding_process_state",
-            "1 for the state in which a process of this server is.",
-            ["process", "state"],
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        restarts = Counter(
-            "embedding_process_restarts", "Processes started in the place of one that ended.", ["process"], registry=registry
-        )
-        self._loaded = Gauge(
-            "embedding_model_load_seconds",
-            "From the engine's start until its self-test was passed.",
-            multiprocess_mode="livemax",
-            registry=registry,
-        )
-        self._states = {
-            process: {state: states.labels(process, state) for state in get_args(ProcessState)} for process in processes
-        }
-        self._restarts = {process: restarts.labels(process) for process in processes}
-
-    def model_loaded(self, seconds: float) -> None:
-        self._loaded.set(seconds)
-
-    def process_state(self, process: str, state: ProcessState) -> None:
-        for candidate, series in self._states[process].items():
-            series.set(candidate == state)
-
-    def process_restart(self, process: str) -> None:
-        self._restarts[process].inc()
+    def _refresh(self) -> None:
+        self._is_ready.set(float(self._ready()))
 
 
 @contextmanager
@@ -189,9 +169,9 @@ def counting_in(folder: Path) -> Iterator[None]:
         del os.environ[FOLDER_VARIABLE]
 
 
-def everyones(folder: Path) -> CollectorRegistry:
+def everyones(folder: Path) -> Registry:
     """What all processes that count in ``folder`` have counted."""
-    registry = CollectorRegistry()
+    registry = Registry()
     MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
     registry.register(WorkerCounts(folder))
     return registry
@@ -205,20 +185,14 @@ def forget_process(pid: int, folder: Path) -> None:
 class _Task:
     """The series of one task."""
 
-    def __init__(self, task: Task, offered: Counter, requests: Counter, duration: Histogram, in_flight: Gauge) -> None:
+    def __init__(
+        self, task: Task, offered: Counter, accepted: Counter, requests: Counter, duration: Histogram, in_flight: Gauge
+    ) -> None:
         self.offered = offered.labels(task)
+        self.accepted = accepted.labels(task)
         self.duration = duration.labels(task)
         self.in_flight = in_flight.labels(task)
-        self._requests = requests
-        self._task = task
-        self._answered: dict[int, Counter] = {}
-        self.answered(200)
-
-    def answered(self, status: int) -> Counter:
-        series = self._answered.get(status)
-        if series is None:
-            series = self._answered[status] = self._requests.labels(self._task, str(status))
-        return series
+        self.answered = {status: requests.labels(task, str(status)) for status in get_args(Status)}
 
 
 class _Caller:

@@ -14,7 +14,8 @@ import pytest
 from launcher.errors import EngineError, WorkerDied
 from launcher.supervisor import backoff, gateways
 from launcher.supervisor.gateways import GatewayProcess, Gateways
-from launcher.telemetry.metrics import ProcessMetrics, Registry
+from launcher.telemetry.processes import ProcessMetrics
+from launcher.telemetry.registry import Registry
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -50,7 +51,7 @@ class Started:
         self.ready = asyncio.Event()
         self.registry = Registry()
         self._folder = folder
-        self.gateways = Gateways(names, self._make, ProcessMetrics(self.registry, names))
+        self.gateways = Gateways(names, self._make, ProcessMetrics(self.registry, [], names))
         self.task = asyncio.create_task(self.gateways.run(self.engine_ready, self.ready.set))
 
     def _make(self, name: str) -> GatewayProcess:

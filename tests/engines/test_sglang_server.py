@@ -31,7 +31,8 @@ from launcher.errors import EngineError, WorkerDied
 from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.supervisor.worker import Upkeep
 from launcher.telemetry.counts import WorkerCounts
-from launcher.telemetry.metrics import ProcessMetrics, Registry
+from launcher.telemetry.processes import ProcessMetrics
+from launcher.telemetry.registry import Registry
 from tests.support.checkpoints import write_checkpoint
 from tests.support.evil import add_code
 

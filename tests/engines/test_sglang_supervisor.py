@@ -28,7 +28,8 @@ from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.supervisor.worker import Upkeep
 from launcher.telemetry.counts import WorkerCounts, counts_folder
 from launcher.telemetry.hooks import ProcessState
-from launcher.telemetry.metrics import ProcessMetrics, Registry
+from launcher.telemetry.processes import ProcessMetrics
+from launcher.telemetry.registry import Registry
 
 DEADLINE_S = 20.0
 CANARY = Batch(np.array([101, 102], np.int32), np.array([2], np.int32))

@@ -9,7 +9,8 @@ import pytest
 
 from launcher.gateway import access
 from launcher.gateway.access import AccessLog, Entry
-from launcher.telemetry.metrics import Metrics, Registry
+from launcher.telemetry.metrics import Metrics
+from launcher.telemetry.registry import Registry
 from tests.support.log import Said, listening_to
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 
 from launcher.autoscaling.manifest import read_autoscaler
 from launcher.autoscaling.rules import DEFAULT_DOWN, DEFAULT_UP, Metric, Policy, Rules, Signal
 from launcher.errors import ConfigError
 from launcher.telemetry.metrics import Metrics
+from launcher.telemetry.registry import Registry
 
 COMPONENTS = Path(__file__).parents[2] / "k8s" / "components"
 KEDA = COMPONENTS / "autoscaling-keda" / "scaledobject.yaml"
@@ -68,7 +68,7 @@ def queries() -> list[str]:
 
 
 def test_every_series_that_is_queried_is_exported() -> None:
-    shown = Metrics(CollectorRegistry(), {"model": "m"}, lambda: True).render().decode()
+    shown = Metrics(Registry(), {"model": "m"}, lambda: True).render().decode()
     for query in queries():
         (series,) = re.findall(r"embedding_\w+(?:\{[^}]*\})?", query)
         assert f"\n{series} 0.0\n" in shown

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from launcher.telemetry.exposition import Samples, read
-from launcher.telemetry.metrics import Metrics, ProcessMetrics, Registry
+from launcher.telemetry.metrics import Metrics
+from launcher.telemetry.processes import ProcessMetrics
+from launcher.telemetry.registry import Registry
 from launcher.top.frame import Frame, Watched, frame
 from launcher.top.rates import added, mean, quantile_of, rates, restarted, total
 from launcher.top.scrape import NoScrape, Scrape, scrape_all

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino as ov
@@ -19,6 +19,13 @@ from launcher.errors import EngineError
 from launcher.models.checkpoint import Checkpoint
 
 PRECISIONS = {"float32": ov.Type.f32, "bfloat16": ov.Type.bf16}
+
+
+class Encoded(NamedTuple):
+    """``vectors`` as of ``Engine.run``; ``padding`` counts the positions that were computed for them and held no token."""
+
+    vectors: Vectors
+    padding: int
 
 
 class Encoder:
@@ -42,16 +49,18 @@ class Encoder:
         # That call has laid the weights out for the CPU in memory of OpenVINO's own; the mapped ones have done their part.
         self._weights.forget_pages()
 
-    def encode(self, batch: Batch) -> Vectors:
-        """As ``Engine.run``."""
+    def encode(self, batch: Batch) -> Encoded:
+        """Raises as ``Engine.run``."""
         offsets = np.cumsum(batch.lengths) - batch.lengths
         vectors = np.empty((len(batch.lengths), self._dimensions), np.float32)
+        positions = 0
         try:
             for run in arrange(batch.lengths.tolist(), self._run_cost):
+                positions += run.rows * run.width
                 vectors[run.inputs] = self._encode_run(run, batch, offsets)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on {len(batch.lengths)} inputs of {len(batch.ids)} tokens: {error}") from error
-        return vectors
+        return Encoded(vectors, positions - len(batch.ids))
 
     def _encode_run(self, run: Run, batch: Batch, offsets: np.ndarray) -> Vectors:
         kept = kept_tokens(self._pooling, run.starts, run.lengths)

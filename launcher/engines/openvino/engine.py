@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from launcher.config.schema import WeightFormat
 from launcher.engines.base import Batch, Vectors
-from launcher.engines.openvino.encoder import Encoder
+from launcher.engines.openvino.encoder import Encoded, Encoder
 from launcher.errors import NotReady
 from launcher.models.checkpoint import Checkpoint
 
@@ -28,9 +29,12 @@ class OpenVinoEngine:
         weights: WeightFormat = "dtype",
         threads: int,
         max_batch_tokens: int,
+        on_padding: Callable[[int], object] = lambda tokens: None,
     ) -> None:
-        """``dtype`` is "float32" or "bfloat16", see ``resolve_dtype``. ``threads``: 0 for as many as the process may use."""
+        """``dtype`` is "float32" or "bfloat16", see ``resolve_dtype``. ``threads``: 0 for as many as the process may use.
+        ``on_padding`` is told for each batch how many positions were computed that held no token."""
         self.max_batch_tokens = max_batch_tokens
+        self._on_padding = on_padding
         self._load = partial(Encoder, checkpoint, dtype=dtype, weights=weights, threads=threads)
         self._threads = ThreadPoolExecutor(self.slots, thread_name_prefix="openvino")
         self._encoder: Encoder | None = None
@@ -47,6 +51,15 @@ class OpenVinoEngine:
         await self._available.wait()
 
     async def run(self, batch: Batch) -> Vectors:
+        encoded = await self._encode(batch)
+        self._on_padding(encoded.padding)
+        return encoded.vectors
+
+    async def try_out(self, batch: Batch) -> Vectors:
+        """As ``run``, for batches that no request asked for."""
+        return (await self._encode(batch)).vectors
+
+    async def _encode(self, batch: Batch) -> Encoded:
         if self._unready_reason or self._encoder is None:
             raise NotReady(self._unready_reason or "the engine has not started")
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._encoder.encode, batch)

@@ -64,6 +64,7 @@ class InferenceRoutes:
         role = role_of(request, self._model)
         started = time.perf_counter()
         tokenized = await self._service.tokenize(inputs, role, request.truncate)
+        self._hooks.accepted("tokenize")
         work = tokenize_work(tokenized, time.perf_counter() - started)
         return JsonReply(tokenize_body(tokenized, self._model.name), work=work)
 
