@@ -237,3 +237,23 @@ async def test_a_dead_pump_is_reported(engine):
         while batcher.unready_reason() is None:  # noqa: ASYNC110 - a task's end sets no event
             await asyncio.sleep(0)
     assert "ended unexpectedly" in batcher.unready_reason()
+
+
+async def test_what_waits_is_what_no_batch_has_taken():
+    lanes = Lanes(max_tokens=10, max_bulk_wait_s=1.0)
+    assert lanes.waiting() == (0, None)
+    ingest, query, gone = Job(inputs(5, 5, 5)), Job(inputs(3)), Job(inputs(2))
+    ingest.submitted, query.submitted, gone.submitted = 20.0, 10.0, 1.0
+    for job in (ingest, query, gone):
+        lanes.add(job)
+    gone.done.cancel()
+    assert lanes.waiting() == (18, 10.0)
+    taken = lanes.take(now=0.0)
+    assert lanes.waiting() == (15, 20.0)
+    ingest_taken = lanes.take(now=0.0)
+    assert lanes.waiting() == (5, 20.0)
+    lanes.put_back(taken)
+    lanes.put_back(ingest_taken)
+    assert lanes.waiting() == (18, 10.0)
+    query.done.cancel()
+    assert lanes.waiting() == (15, 20.0)
