@@ -27,7 +27,7 @@ from launcher.supervisor import worker as worker_module
 from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.supervisor.worker import Upkeep
 from launcher.telemetry.counts import WorkerCounts, counts_folder
-from launcher.telemetry.hooks import ProcessState
+from launcher.telemetry.hooks import ProcessState, Result
 from launcher.telemetry.processes import ProcessMetrics
 from launcher.telemetry.registry import Registry
 
@@ -146,10 +146,13 @@ class Started:
         assert self.was_ready
 
     def state(self, worker: int) -> str:
-        return next(state for state in get_args(ProcessState) if self._value("state", worker, state=state))
+        return next(state for state in get_args(ProcessState) if self._value("process_state", worker, state=state))
 
     def restarts(self, worker: int) -> float:
-        return self._value("restarts_total", worker)
+        return self._value("process_restarts_total", worker)
+
+    def results(self, name: str, worker: int) -> dict[str, float]:
+        return {result: self._value(f"{name}_total", worker, result=result) for result in get_args(Result)}
 
     def counts(self) -> dict[str, float]:
         """By worker, what all its processes counted."""
@@ -162,7 +165,7 @@ class Started:
         return counts
 
     def _value(self, name: str, worker: int, **labels: str) -> float:
-        value = self.registry.get_sample_value(f"embedding_process_{name}", {"process": f"worker {worker}", **labels})
+        value = self.registry.get_sample_value(f"embedding_{name}", {"process": f"worker {worker}", **labels})
         assert value is not None
         return value
 
@@ -174,6 +177,12 @@ class Started:
     async def until(self, worker: int, state: str) -> None:
         async with asyncio.timeout(DEADLINE_S):
             while self.state(worker) != state:  # noqa: ASYNC110 - a metric tells nobody
+                await asyncio.sleep(0.005)
+
+    async def checked(self, workers: int) -> None:
+        """Wait until the watchdog has asked each once, and leaves it alone for seconds."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not all(self.results("watchdog_checks", worker)["passed"] for worker in range(workers)):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     async def end(self) -> None:
@@ -252,6 +261,7 @@ async def test_a_death_during_the_self_test_is_told_as_a_death(spec: Callable[..
     with pytest.raises(WorkerDied) as died:
         await started.end()
     assert died.value.exit_code == 7
+    assert started.results("self_tests", 0) == {"passed": 0, "failed": 1}
 
 
 async def test_a_worker_that_was_killed_is_started_again(
@@ -282,6 +292,8 @@ async def test_workers_that_are_killed_together_take_no_request_with_them(
 ) -> None:
     started = Started([spec("slow"), spec("slow"), spec("slow")])
     await started.ready()
+    # What is lost first is to be a batch of ours.
+    await started.checked(3)
     batcher = Batcher(started.engine, on_batch=lambda *_: None)
     batcher.start()
     jobs = [Job([np.full(40, 101, np.int32)]) for _ in range(20)]
@@ -324,6 +336,9 @@ async def test_a_worker_that_goes_wrong_is_noticed_without_a_request_and_started
     await started.until(0, "ready")
     assert any(re.search(reason, text) for text in caplog.messages), caplog.text
     assert not running(first)
+    checks = started.results("watchdog_checks", 0)
+    assert checks["passed"]
+    assert bool(checks["failed"]) == (fault != "closes-at-work")
     await started.cancelled()
 
 
