@@ -118,7 +118,8 @@ class ServerLine:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """``models`` are written as name, engine, dtype; ``fingerprints`` leads from each to the servers that have it."""
+    """``models`` are written as name, engine, dtype; ``fingerprints`` leads from each to the servers that have it;
+    ``queue_oldest_s`` is of the server where something waits longest."""
 
     models: Sequence[str]
     fingerprints: dict[str, list[str]]
@@ -129,6 +130,7 @@ class Frame:
     inputs: float
     truncated: float
     tokens_in_flight: float
+    queue_oldest_s: float
     batches: Batches
     stages: Sequence[StageLine]
     cached: Sequence[tuple[str, float]]
@@ -157,6 +159,7 @@ def frame(watched: Sequence[Watched]) -> Frame:
         inputs=inputs,
         truncated=total(rate, "embedding_truncated_inputs_total"),
         tokens_in_flight=total(now, "embedding_tokens_in_flight"),
+        queue_oldest_s=max((total(server.gauges, "embedding_queue_oldest_seconds") for server in watched), default=0.0),
         batches=_batches(rate),
         stages=[_stage(stage, rate) for stage in get_args(Stage)],
         cached=[

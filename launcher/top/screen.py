@@ -98,7 +98,8 @@ def _flow(frames: Sequence[Frame], sparks: int) -> Iterator[Text]:
 def _batches(now: Frame) -> list[str | Text]:
     each = now.batches
     fill = f"{_rate(each.rate)}/s of {_rate(each.inputs)} inputs, {_rate(each.tokens)} tokens, {_seconds(each.seconds)}"
-    return [fill, f"{_rate(each.under_way)} under way"]
+    waits = [f"oldest waits {_seconds(now.queue_oldest_s)}"] if now.queue_oldest_s > 0 else []
+    return [fill, f"{_rate(each.under_way)} under way", *waits]
 
 
 def _stages(stages: Sequence[StageLine], options: ConsoleOptions) -> Table:

@@ -158,6 +158,7 @@ def test_a_frame_holds_what_was_counted_between_two_scrapes():
     server.hooks.batch(30, 300, 0.5)
     server.hooks.batch(10, 100, 0.5)
     server.hooks.tokens_in_flight(77)
+    server.hooks.queue(50, 0.25)
     server.processes.process_state("worker 0", "ready")
     server.processes.process_state("worker 1", "starting")
     server.processes.process_restart("worker 1")
@@ -170,6 +171,8 @@ def test_a_frame_holds_what_was_counted_between_two_scrapes():
     assert (now.tokens, now.inputs, now.truncated, now.tokens_in_flight) == (300, 30, 10, 77)
     assert (now.batches.rate, now.batches.inputs, now.batches.tokens, now.batches.seconds) == (1, 20, 200, 0.5)
     assert now.batches.under_way == 0.5
+    assert now.queue_oldest_s == 0.25
+    assert "oldest waits 250 ms" in drawn(terminal(120, 24), now)
     assert {line.stage: line.mean for line in now.stages}["queue"] == pytest.approx(0.004)
     assert dict(now.cached) == {"memory": pytest.approx(1 / 3), "redis": 0}
     assert now.deduplicated == pytest.approx(1 / 3)
