@@ -46,7 +46,7 @@ $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGH
 
 .PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e test-k8s test-images test-deploy \
 	chaos soak gpu-check lint k8s-check format notebooks bench bench-gpu bench-cluster overload capacity need-wrk bundle image image-gpu lock \
-	metrics-doc audit clean
+	metrics-doc dashboards audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -139,6 +139,9 @@ lock: $(UV) ## Write requirements/*.txt anew from pyproject.toml and requirement
 	@cd deploy/check && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --loglevel error
 	@cp requirements/dev.txt requirements/sglang-0.5.23.txt   # versions that are there already are kept
 	@$(COMPILE) pyproject.toml --extra sglang --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.23.txt
+
+dashboards: $(DEV) ## Write monitoring/grafana/dashboards/ anew from monitoring/dashboards/
+	@$(BIN)/python -m monitoring.dashboards
 
 metrics-doc: $(DEV) ## Write docs/metrics.md anew from the code
 	@$(BIN)/python -m monitoring.reference

@@ -1,4 +1,4 @@
-"""Where PromQL and the names of metrics stand: in manifests, in rule files and in the documentation."""
+"""Where PromQL and the names of metrics stand: in manifests, in rule files, on dashboards and in the documentation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import yaml
 
 from deploy.check.manifests import Manifests, Object, at, label
 from deploy.check.tree import Tree, documents
+from monitoring.expressions import expressions_of, filled, read_board
 
 RULE_FILES = ("deploy/**/*.yaml", "deploy/**/*.yml")
+BOARDS = ("monitoring/grafana/dashboards/*.json",)
 PROSE = ("README*.md", "docs/**/*.md", "k8s/**/*.md", "deploy/**/*.md")
 METRIC = re.compile(r"\bembedding_[a-z_]+")
 # What clients' libraries and checkpoints call so.
@@ -40,6 +42,9 @@ def queries_of(tree: Tree) -> Iterator[Query]:
     for path in tree.files(*RULE_FILES):
         for content in documents(path.read_text(encoding="utf-8")):
             yield from rule_queries(tree.name_of(path), "", content)
+    for path in tree.files(*BOARDS):
+        for found in expressions_of(path.stem, read_board(path)):
+            yield Query(tree.name_of(path), found.place, filled(found.text))
     for path in tree.files(*PROSE):
         yield from queries_in_prose(tree.name_of(path), path.read_text(encoding="utf-8"))
 

@@ -10,7 +10,14 @@ from deploy.check.findings import CannotCheck, Finding, Outcome
 from deploy.check.programs import run
 from deploy.check.tree import Tree
 
-PATTERNS = ("k8s/**/*.yaml", "configs/*.yaml", "deploy/**/*.yaml", "deploy/**/*.yml")
+PATTERNS = (
+    "k8s/**/*.yaml",
+    "configs/*.yaml",
+    "deploy/**/*.yaml",
+    "deploy/**/*.yml",
+    "monitoring/**/*.yaml",
+    "monitoring/**/*.yml",
+)
 LINE = re.compile(r"(?P<file>.+?):(?P<line>\d+:\d+): \[\w+\] (?P<text>.*) \((?P<rule>[\w-]+)\)")
 
 

@@ -20,7 +20,7 @@ from deploy.check.manifests import Manifests
 from deploy.check.tree import ROOT, Tree, kubectl_version, refuse_old_kubectl
 from tests.k8s.edits import edited, put
 
-CHECKED = ("k8s", "configs", "deploy")
+CHECKED = ("k8s", "configs", "deploy", "monitoring")
 
 
 @pytest.fixture

@@ -25,13 +25,15 @@ MISSING = "these tests need Prometheus: apt install prometheus (Debian, Ubuntu),
 class RunningPrometheus:
     """Starts at once; ``wait_ready`` returns when it has scraped each of ``servers`` (their base URLs)."""
 
-    def __init__(self, folder: Path, servers: Sequence[str], scrape_interval_s: int) -> None:
+    def __init__(self, folder: Path, servers: Sequence[str], scrape_interval_s: int, rules: Sequence[Path] = ()) -> None:
         program = shutil.which("prometheus")
         assert program, MISSING
         self._log = folder / "prometheus.log"
         self._scrape_interval_s = scrape_interval_s
         self._servers = len(servers)
         (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration(servers, scrape_interval_s)), encoding="utf-8")
+        for file in rules:
+            (folder / f"rules-{file.name}").write_text(evaluated_often(file.read_text(encoding="utf-8")), encoding="utf-8")
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 [
@@ -76,14 +78,25 @@ class RunningPrometheus:
 def configuration(servers: Sequence[str], scrape_interval_s: int) -> dict[str, object]:
     targets = [urlsplit(server).netloc for server in servers]
     return {
-        "global": {"scrape_interval": f"{scrape_interval_s}s", "scrape_timeout": f"{scrape_interval_s}s"},
+        "global": dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), f"{scrape_interval_s}s"),
+        "rule_files": ["rules-*.yml"],
         "scrape_configs": [{"job_name": "sgl-embed", "static_configs": [{"targets": targets}]}],
     }
 
 
+def evaluated_often(rules: str) -> str:
+    """At each scrape, whatever interval a group has of its own: a test does not wait for that."""
+    content = yaml.safe_load(rules)
+    groups = [{key: value for key, value in group.items() if key != "interval"} for group in content["groups"]]
+    return yaml.safe_dump({**content, "groups": groups})
+
+
 @contextmanager
-def running_prometheus(folder: Path, servers: Sequence[str], scrape_interval_s: int = 1) -> Iterator[RunningPrometheus]:
-    prometheus = RunningPrometheus(folder, servers, scrape_interval_s)
+def running_prometheus(
+    folder: Path, servers: Sequence[str], scrape_interval_s: int = 1, rules: Sequence[Path] = ()
+) -> Iterator[RunningPrometheus]:
+    """``rules``: files of rules that it evaluates."""
+    prometheus = RunningPrometheus(folder, servers, scrape_interval_s, rules)
     try:
         yield prometheus.wait_ready()
     finally:

@@ -29,6 +29,12 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
+def grafana() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load((SHIPPED / "compose.grafana.yaml").read_text())["services"]
+    return found
+
+
+@pytest.fixture(scope="module")
 def server() -> ServerSettings:
     """What a replica is started with."""
     settings = [part.removeprefix("--set=") for part in replica_command({}) if part.startswith("--set=")]
@@ -76,9 +82,12 @@ def test_both_take_bodies_of_the_same_size(server: ServerSettings) -> None:
     assert f"{server.max_body_mb} MiB" in (SHIPPED / "nginx/errors.conf").read_text()
 
 
-def test_every_container_is_bounded_and_starts_again(services: dict[str, dict[str, Any]]) -> None:
+def test_every_container_is_bounded_and_starts_again(
+    services: dict[str, dict[str, Any]], grafana: dict[str, dict[str, Any]]
+) -> None:
     assert set(services) == {"nginx", *NAMES, "redis", "prometheus", "alertmanager"}
-    for name, service in services.items():
+    assert set(grafana) == {"grafana"}
+    for name, service in (services | grafana).items():
         assert service["restart"] == "unless-stopped", name
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -99,6 +108,18 @@ def test_only_nginx_can_be_reached(services: dict[str, dict[str, Any]]) -> None:
     assert [name for name, network in networks.items() if not network.get("internal")] == ["edge", "alerts"]
     # Who may ask Redis, which asks for no password.
     assert {name for name, service in services.items() if "cache" in service["networks"]} == {*NAMES, "redis"}
+
+
+def test_grafana_answers_this_host_alone_and_asks_for_a_password(
+    services: dict[str, dict[str, Any]], grafana: dict[str, dict[str, Any]]
+) -> None:
+    service = grafana["grafana"]
+    assert expand(service["ports"][0], {}).startswith("127.0.0.1:")
+    assert all(volume.endswith(":ro") for volume in service["volumes"] if volume.startswith("."))
+    assert "./secrets/grafana:/etc/grafana-secrets:ro" in service["volumes"]
+    assert service["environment"]["GF_SECURITY_ADMIN_PASSWORD__FILE"].startswith("/etc/grafana-secrets/")
+    (network,) = service["networks"]
+    assert network in services["prometheus"]["networks"]
 
 
 def test_nginx_finds_each_replica(services: dict[str, dict[str, Any]]) -> None:
@@ -126,7 +147,7 @@ def test_redis_keeps_nothing_and_less_than_it_may_take(services: dict[str, dict[
 def test_the_example_names_every_variable_with_its_default() -> None:
     example = read_variables(SHIPPED / "env.example")
     # Where both have a default, the example has that of compose.yaml.
-    text = "".join((SHIPPED / name).read_text() for name in ("compose.gpu.yaml", "compose.yaml"))
+    text = "".join((SHIPPED / name).read_text() for name in ("compose.grafana.yaml", "compose.gpu.yaml", "compose.yaml"))
     used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
     assert {name: value for name, value in example.items() if name != "COMPOSE_FILE"} == used
 

@@ -1,0 +1,53 @@
+"""The expressions that boards are made of. ``$...`` are the board's variables, or Grafana's own."""
+
+from __future__ import annotations
+
+# Where a server has no namespace, as outside Kubernetes, the pattern for all namespaces fits its absence too.
+SERVICE = ('namespace=~"$namespace"', 'job="$job"')
+INSTANCES = (*SERVICE, 'instance=~"$instance"')
+
+
+def series(metric: str, *matchers: str) -> str:
+    """Of the servers that the board is set to."""
+    return selector(metric, *INSTANCES, *matchers)
+
+
+def recorded(metric: str) -> str:
+    """A rule's result, which is of a whole service."""
+    return selector(metric, *SERVICE)
+
+
+def selector(metric: str, *matchers: str) -> str:
+    return f"{metric}{{{','.join(matchers)}}}"
+
+
+def rate(metric: str, *matchers: str) -> str:
+    return f"rate({series(metric, *matchers)}[$__rate_interval])"
+
+
+def sum_by(labels: str, expression: str) -> str:
+    return f"sum by ({labels}) ({expression})" if labels else f"sum({expression})"
+
+
+def total(metric: str, *matchers: str, by: str = "") -> str:
+    """Per second."""
+    return sum_by(by, rate(metric, *matchers))
+
+
+def share(part: str, whole: str) -> str:
+    """Of two sums. A part that nobody has counted yet, such as a status that was never answered, is 0."""
+    return f"({part} or vector(0)) / {whole}"
+
+
+def mean(histogram: str, *matchers: str, by: str = "") -> str:
+    return f"{total(f'{histogram}_sum', *matchers, by=by)} / {total(f'{histogram}_count', *matchers, by=by)}"
+
+
+def quantile(q: float, histogram: str, *matchers: str, by: str = "") -> str:
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({q:g}, {total(f'{histogram}_bucket', *matchers, by=labels)})"
+
+
+def buckets(histogram: str, *matchers: str) -> str:
+    """For a heat map."""
+    return sum_by("le", f"increase({series(f'{histogram}_bucket', *matchers)}[$__rate_interval])")

@@ -1,0 +1,84 @@
+"""Series that no server here can have, with values that are made up: only that a board's expression finds them is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+# Of kube-state-metrics, and of a machine with a GPU.
+ELSEWHERE = """
+kube_deployment_spec_replicas{namespace="search",deployment="sgl-embed"} 3
+kube_deployment_status_replicas_ready{namespace="search",deployment="sgl-embed"} 2
+kube_horizontalpodautoscaler_spec_min_replicas{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed"} 2
+kube_horizontalpodautoscaler_spec_max_replicas{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed"} 16
+kube_horizontalpodautoscaler_status_current_replicas{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed"} 3
+kube_horizontalpodautoscaler_status_desired_replicas{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed"} 3
+kube_horizontalpodautoscaler_status_condition{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed",\
+condition="ScalingActive",status="true"} 1
+kube_horizontalpodautoscaler_spec_target_metric{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed",\
+metric_name="s0-prometheus",metric_target_type="average"} 65
+kube_horizontalpodautoscaler_spec_target_metric{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed",\
+metric_name="s1-prometheus",metric_target_type="average"} 5000
+embedding_gpu_memory_used_bytes{gpu="0"} 4e10
+embedding_gpu_memory_total_bytes{gpu="0"} 8e10
+embedding_gpu_utilization_ratio{gpu="0"} 0.5
+"""
+
+# To be deleted, with its namesake in deploy/check/metrics.py, once the server and the rules have all of these.
+AWAITED = """
+embedding_requests_accepted_total{task="embeddings"} 1
+embedding_requests_accepted_total{task="tokenize"} 1
+embedding_padding_tokens_total 1
+embedding_queue_tokens 1
+embedding_queue_oldest_seconds 1
+embedding_self_tests_total{process="worker 0",result="passed"} 1
+embedding_self_tests_total{process="worker 0",result="failed"} 0
+embedding_watchdog_checks_total{process="worker 0",result="passed"} 1
+embedding_watchdog_checks_total{process="worker 0",result="failed"} 0
+embedding_process_cpu_seconds_total{process="server"} 1
+embedding_process_resident_memory_bytes{process="server"} 1
+embedding_process_open_fds{process="server"} 1
+embedding_process_max_fds{process="server"} 2
+embedding_process_start_time_seconds{process="server"} 1
+embedding_python_info{version="3.11.2",implementation="CPython"} 1
+embedding_python_gc_collections_total{process="server",generation="0"} 1
+sgl_embed:error_budget:ratio 0.001
+sgl_embed:slow_budget:ratio 0.01
+namespace_job:embedding_requests:rate5m 1
+namespace_job:embedding_tokens:rate5m 1
+namespace_job:embedding_request_duration_seconds:p95_5m 1
+namespace_job:embedding_errors:ratio_rate5m 0
+namespace_job:embedding_errors:ratio_rate1h 0
+namespace_job:embedding_errors:ratio_rate6h 0
+namespace_job:embedding_errors:ratio_rate3d 0
+namespace_job:embedding_slow:ratio_rate5m 0
+namespace_job:embedding_slow:ratio_rate1h 0
+namespace_job:embedding_slow:ratio_rate6h 0
+namespace_job:embedding_slow:ratio_rate3d 0
+"""
+
+
+@contextmanager
+def exported(text: str) -> Iterator[str]:
+    """The address of a server whose /metrics is ``text``."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
