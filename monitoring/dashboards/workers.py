@@ -19,7 +19,7 @@ NAMED = "{{instance}} {{process}}"
 
 def workers() -> Dashboard:
     text = "Processes and their states, restarts and checks, CPU, memory and files, GPUs, and the model that is served."
-    return board("workers", text, [model(), processes(), resources(), gpus()])
+    return board("workers", text, [model(), processes(), resources(), gpus(), sglang()])
 
 
 def model() -> Row:
@@ -40,7 +40,7 @@ def model() -> Row:
         "Restarts",
         "Processes started in the place of one that ended, in the time that is shown.",
         "short",
-        query(f"sum(increase({series('embedding_process_restarts_total')}[$__range]))"),
+        query(f"round(sum(increase({series('embedding_process_restarts_total')}[$__range])))"),
         steps={1: YELLOW, 3: RED},
     )
     python = facts(
@@ -156,3 +156,26 @@ def gpus() -> Row:
         most=1,
     )
     return Row("GPUs (absent where there is none)", [memory, full, busy])
+
+
+def sglang() -> Row:
+    """The rest of what it counts is of requests, which do not pass its scheduler here."""
+    weights = lines(
+        "Weights, by worker",
+        "Memory that loading the model took, as SGLang says; on a GPU, of that.",
+        "bytes",
+        query(f"{series('sglang:weight_memory_usage_gb')} * 2^30", NAMED),
+    )
+    start = lines(
+        "SGLang's start, by phase",
+        "scheduler_e2e is the whole start of the process that holds the model; load_weight is a part of it.",
+        "s",
+        query(f"max by ({EACH}, phase) ({series('sglang:startup_time_seconds')})", f"{NAMED} {{{{phase}}}}"),
+    )
+    cpu = lines(
+        "CPU of SGLang's scheduler",
+        "Cores that the process which holds the model keeps busy.",
+        "short",
+        query(total("sglang:scheduler_process_cpu_seconds_total", by=EACH), NAMED),
+    )
+    return Row("SGLang's own (where engine.sglang.metrics is true)", [weights, start, cpu])

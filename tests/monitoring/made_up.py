@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
-# Of kube-state-metrics, and of a machine with a GPU.
+# Of kube-state-metrics, of a machine with a GPU, and of SGLang's workers.
 ELSEWHERE = """
 kube_deployment_spec_replicas{namespace="search",deployment="sgl-embed"} 3
 kube_deployment_status_replicas_ready{namespace="search",deployment="sgl-embed"} 2
@@ -24,6 +24,11 @@ metric_name="s1-prometheus",metric_target_type="average"} 5000
 embedding_gpu_memory_used_bytes{gpu="0"} 4e10
 embedding_gpu_memory_total_bytes{gpu="0"} 8e10
 embedding_gpu_utilization_ratio{gpu="0"} 0.5
+embedding_watchdog_checks_total{process="worker 0",result="passed"} 1
+embedding_watchdog_checks_total{process="worker 0",result="failed"} 0
+sglang:weight_memory_usage_gb{process="worker 0"} 0.6
+sglang:startup_time_seconds{process="worker 0",phase="load_weight"} 2
+sglang:scheduler_process_cpu_seconds_total{process="worker 0"} 9
 """
 
 # To be deleted, with its namesake in deploy/check/metrics.py, once the server and the rules have all of these.
@@ -35,8 +40,6 @@ embedding_queue_tokens 1
 embedding_queue_oldest_seconds 1
 embedding_self_tests_total{process="worker 0",result="passed"} 1
 embedding_self_tests_total{process="worker 0",result="failed"} 0
-embedding_watchdog_checks_total{process="worker 0",result="passed"} 1
-embedding_watchdog_checks_total{process="worker 0",result="failed"} 0
 embedding_process_cpu_seconds_total{process="server"} 1
 embedding_process_resident_memory_bytes{process="server"} 1
 embedding_process_open_fds{process="server"} 1
