@@ -75,14 +75,12 @@ def processes() -> Row:
         "short",
         query(sum_by(EACH, f"increase({series('embedding_process_restarts_total')}[$__rate_interval])"), NAMED),
     )
-    tests = bars(
-        "Self-tests",
-        "At each start of an engine known texts are computed, alone and together; one that fails ends that start.",
+    tests = lines(
+        "Self-tests so far",
+        "At each start of an engine known texts are computed, alone and together; one that fails ends that start. The first "
+        "was made before Prometheus could ask.",
         "short",
-        query(
-            sum_by("process, result", f"increase({series('embedding_self_tests_total')}[$__rate_interval])"),
-            "{{process}} {{result}}",
-        ),
+        query(sum_by("process, result", series("embedding_self_tests_total")), "{{process}} {{result}}"),
     )
     watchdog = lines(
         "Watchdog's checks",

@@ -17,7 +17,6 @@ from monitoring.pictures.panels import TEXT, draw
 COLUMNS = 24
 WIDTH_IN, UNIT_IN, HEAD_IN = 13.0, 0.26, 0.5
 DPI = 90
-COLOURS = 128
 # Inside a panel's place: for its labels at the left and below.
 LEFT, RIGHT, ABOVE, BELOW = 0.5, 0.1, 0.22, 0.2
 NOTE = "drawn by matplotlib from the board's own queries; no Grafana was run"
@@ -44,5 +43,5 @@ def write_picture(board: Mapping[str, Any], window: Window, file: Path) -> None:
         draw(figure.add_axes(place), panel, [found for target in panel["targets"] for found in window.ask(target)])
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
-    # A palette makes the file a third as large; by this method it keeps colours of which there is little.
-    Image.open(drawn).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(file, optimize=True)
+    # A palette makes the file a third as large.
+    Image.open(drawn).convert("RGB").quantize().save(file, optimize=True)

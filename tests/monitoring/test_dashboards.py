@@ -23,6 +23,8 @@ from deploy.check.programs import run
 from deploy.check.tree import documents
 from monitoring.dashboards.files import BOARDS, FOLDER, contents
 from monitoring.expressions import Expression, expressions_of, filled, panels_of, read_board
+from monitoring.pictures.__main__ import PICTURES
+from monitoring.pictures.__main__ import main as draw_pictures
 from tests.monitoring.made_up import AWAITED, ELSEWHERE, exported
 from tests.support.processes import wait_until
 from tests.support.prometheus import RunningPrometheus, running_prometheus
@@ -88,10 +90,10 @@ def loaded(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> I
 
         def seen() -> bool:
             ask_for_everything(client, next(turns))
-            # The last of all that comes: a status's first answers, twice.
+            # A status's first answers, twice; and after some more scrapes the rules are through as well.
             late = 'rate(embedding_requests_total{status="504"}[1m]) > 0'
-            slowest = "namespace_job:embedding_errors:ratio_rate3d"
-            return bool(prometheus.values(late) and prometheus.values(slowest))
+            scraped = "min(count_over_time(up[1m])) > 5"
+            return bool(prometheus.values(late) and prometheus.values(scraped))
 
         wait_until("all kinds of answers are in Prometheus", seen, 60)
         yield Loaded(prometheus, time.time())
@@ -211,6 +213,23 @@ def test_variables_are_all_there_and_all_used(board: dict[str, Any]) -> None:
     assert variables["job"]["current"]["value"] == "sgl-embed"
     text = json.dumps(board["panels"])
     assert all(re.search(rf"\$\{{?{name}\b", text) for name in variables)
+
+
+def test_a_picture_is_drawn_of_each_board(loaded: Loaded, tmp_path: Path) -> None:
+    def sizes(folder: str, end: float) -> dict[str, int]:
+        asked = (loaded.prometheus.url, "--minutes", "0.5", "--scraped-every", "1")
+        assert draw_pictures([*asked, "--end", str(end), "--to", str(tmp_path / folder)]) == 0
+        return {path.stem: path.stat().st_size for path in (tmp_path / folder).glob("*.png")}
+
+    empty, drawn = sizes("before", loaded.at - 3600), sizes("now", loaded.at)
+    assert set(empty) == set(drawn) == set(BOARDS)
+    assert all(drawn[name] > 1.2 * empty[name] for name in BOARDS), (empty, drawn)
+
+
+def test_the_pictures_in_the_documentation_are_small() -> None:
+    sizes = {path.stem: path.stat().st_size for path in PICTURES.glob("*.png")}
+    assert set(sizes) == set(BOARDS)
+    assert max(sizes.values()) < 150_000
 
 
 @dataclass(frozen=True)

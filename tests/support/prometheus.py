@@ -48,7 +48,8 @@ class RunningPrometheus:
         wait_until("Prometheus listens", lambda: LISTENING.search(self._read_log()) is not None, START_TIMEOUT_S)
         found = LISTENING.search(self._read_log())
         assert found
-        self._client = httpx.Client(base_url=f"http://{found[1]}", timeout=30)
+        self.url = f"http://{found[1]}"
+        self._client = httpx.Client(base_url=self.url, timeout=30)
         wait_until("Prometheus is ready", lambda: self._client.get("/-/ready").status_code == 200, START_TIMEOUT_S)
         timeout_s = START_TIMEOUT_S + self._scrape_interval_s
         wait_until("all are scraped", lambda: self.values("count(up == 1)") == [self._servers], timeout_s)
