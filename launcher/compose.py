@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from launcher.cache.base import Level
 from launcher.cache.memory import MemoryCache
 from launcher.cache.redis import RedisCache
-from launcher.config.schema import Server
+from launcher.config.schema import Config, Server, Tracing
 from launcher.devices import GpuReader
 from launcher.embedding.model import ServedModel
 from launcher.embedding.selftest import canary, self_test
@@ -44,6 +44,7 @@ from launcher.plan import Plan, fingerprint
 from launcher.scheduling.admission import Admission
 from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.encoder import DeduplicatingEncoder, Encoder, SeparateEncoder
+from launcher.scheduling.traced import TracedPacking
 from launcher.supervisor.keeper import Keeper, Timed
 from launcher.supervisor.supervisor import Supervisor, worker_names
 from launcher.supervisor.worker import Upkeep
@@ -51,9 +52,11 @@ from launcher.telemetry.counts import WorkerCounts
 from launcher.telemetry.gpus import GpuMetrics
 from launcher.telemetry.hooks import ProcessHooks
 from launcher.telemetry.lines import SERVER
-from launcher.telemetry.metrics import CONTENT_TYPE, Metrics
+from launcher.telemetry.metrics import Metrics
+from launcher.telemetry.otlp import OtlpSpans, read_endpoint
 from launcher.telemetry.processes import ProcessMetrics, PythonMetrics
 from launcher.telemetry.registry import Registry
+from launcher.telemetry.tracing import OWN, Tracer
 
 
 class Reloadable(Protocol):
@@ -74,6 +77,7 @@ class Parts:
     pauses: tuple[Source, ...]
     batcher: Batcher
     redis: AbstractAsyncContextManager[object]
+    spans: AbstractAsyncContextManager[object]
     keeper: Keeper
     model: ServedModel
     reloadable: Mapping[str, Reloadable | None]
@@ -82,10 +86,12 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """``keys`` are those that callers must have; ``redis_url`` may hold a password. None is ever in a log."""
+    """``keys`` are those that callers must have; ``redis_url`` may hold a password, and ``trace_headers``, which the collector
+    of traces asks for, a token. None is ever in a log."""
 
     keys: Keys = field(repr=False)
     redis_url: str | None = field(repr=False)
+    trace_headers: str | None = field(repr=False)
 
 
 def build(plan: Plan, secrets: Secrets, folder: Path) -> Parts:
@@ -128,17 +134,19 @@ def build_gateway(
     )
     PythonMetrics(registry, process)
     keys = KeyCheck(secrets.keys, metrics, server.processes) if secrets.keys else None
-    admission, batcher, encoder = build_scheduling(plan, engine, metrics)
+    spans = trace_spans(plan.config.tracing, model, secrets.trace_headers)
+    tracer = build_tracer(plan.config, spans) if spans else None
+    admission, batcher, encoder = build_scheduling(plan, engine, metrics, tracer)
     registry.on_refresh(lambda: metrics.queue(*batcher.waiting()))
     memory, redis = memory_cache(plan), redis_cache(plan, model, secrets.redis_url)
     levels: list[Level] = [level for level in (memory, redis) if level]
     service = build_service(server, model, tokenizer, VectorSource(levels, encoder), metrics)
     access = AccessLog(metrics, plan.config.log.requests, plan.config.log.slow_request_s)
     origins = server.cors.allow_origins
-    door = Door(admission, readiness, keys, metrics, access, model.fingerprint, caches=bool(levels), cors=bool(origins))
+    door = Door(admission, readiness, keys, metrics, access, model.fingerprint, tracer, caches=bool(levels), cors=bool(origins))
     routes = build_routes(server, model, service, readiness, metrics)
     return Parts(
-        app=build_app(routes, fingerprint=model.fingerprint, keys=keys, allowed_origins=origins, access=access),
+        app=build_app(routes, fingerprint=model.fingerprint, keys=keys, allowed_origins=origins, access=access, tracer=tracer),
         door=door,
         access=access,
         readiness=readiness,
@@ -146,6 +154,7 @@ def build_gateway(
         pauses=(engine.unready_reason,),
         batcher=batcher,
         redis=redis or nullcontext(),
+        spans=spans or nullcontext(),
         keeper=keeper,
         model=model,
         reloadable={"API keys": keys},
@@ -166,7 +175,21 @@ def build_service(
     )
 
 
-def build_scheduling(plan: Plan, engine: Engine, metrics: Metrics) -> tuple[Admission, Batcher, Encoder]:
+def trace_spans(tracing: Tracing, model: ServedModel, headers: str | None) -> OtlpSpans | None:
+    """None where tracing is off."""
+    endpoint = read_endpoint(tracing.endpoint)
+    if endpoint is None:
+        return None
+    serves = {"model": model.name, "fingerprint": model.fingerprint, "engine": model.engine, "dtype": model.dtype}
+    resource = {f"{OWN}.{name}": value for name, value in serves.items()}
+    return OtlpSpans(endpoint, headers, resource, tracing.service_name)
+
+
+def build_tracer(config: Config, spans: OtlpSpans) -> Tracer:
+    return Tracer(spans, config.tracing.sample, "https" if config.server.tls.cert_file else "http")
+
+
+def build_scheduling(plan: Plan, engine: Engine, metrics: Metrics, tracer: Tracer | None) -> tuple[Admission, Batcher, Encoder]:
     admission = Admission(
         plan.queue_tokens,
         max_wait_s=plan.config.queue.max_wait_s,
@@ -178,7 +201,7 @@ def build_scheduling(plan: Plan, engine: Engine, metrics: Metrics) -> tuple[Admi
         admission.observe(tokens, seconds, busy_s)
         metrics.batch(inputs, tokens, seconds)
 
-    batcher = Batcher(engine, on_batch=on_batch)
+    batcher = Batcher(engine, on_batch=on_batch, pack=TracedPacking(tracer) if tracer else None)
     if plan.config.cache.deduplicate:
         return admission, batcher, DeduplicatingEncoder(admission, batcher, max_batch_tokens=engine.max_batch_tokens)
     return admission, batcher, SeparateEncoder(admission, batcher)
@@ -199,7 +222,7 @@ def build_routes(
     return [
         *inference.routes(),
         *ModelRoutes(model).routes(),
-        *OpsRoutes(readiness, metrics.render, CONTENT_TYPE).routes(),
+        *OpsRoutes(readiness, metrics.render).routes(),
         *DocsRoutes(openapi_document(model, version("sgl-embed"))).routes(),
     ]
 

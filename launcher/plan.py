@@ -179,6 +179,7 @@ def describe(plan: Plan) -> dict[str, object]:
                     "argv": worker_argv(spec, port="<free port>"),
                     "environment": worker_env(
                         spec,
+                        name=f"worker {number}",
                         batches=f"ipc://<private folder>/worker-{number}",
                         key="<drawn at each start>",
                         counts=counts_folder(Path("<private folder>"), f"worker {number}"),

@@ -211,6 +211,19 @@ class Log(Section, frozen=True):
     slow_request_s: Seconds = 1.0
 
 
+class Tracing(Section, frozen=True):
+    """Spans of requests, sent by OTLP over HTTP; docs/operations/tracing.md. Needs the extra ``tracing``."""
+
+    # A collector's, such as http://collector:4318; without a path /v1/traces is meant. None: off. A header that it asks for,
+    # with a token perhaps, stands in OTEL_EXPORTER_OTLP_HEADERS.
+    endpoint: str | None = None
+    # The share of the requests without a traceparent that are traced. One that has it is traced if its flag says "sampled".
+    sample: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    # The service's name there; None: OTEL_SERVICE_NAME, or sgl-embed. What else is known of its place, such as the pod, stands
+    # in OTEL_RESOURCE_ATTRIBUTES.
+    service_name: str | None = None
+
+
 class Config(Section, frozen=True):
     model: Model = Model()
     engine: Engine = Engine()
@@ -218,3 +231,4 @@ class Config(Section, frozen=True):
     queue: Queue = Queue()
     cache: Cache = Cache()
     log: Log = Log()
+    tracing: Tracing = Tracing()

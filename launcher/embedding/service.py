@@ -20,6 +20,7 @@ from launcher.embedding.vectors import Found, VectorSource
 from launcher.engines.base import Vectors
 from launcher.errors import InvalidRequest
 from launcher.telemetry.hooks import Hooks
+from launcher.telemetry.tracing import Trace
 
 # Below these, handing an input to a thread costs more than tokenizing or checking it.
 INLINE_CHARACTERS = 2000
@@ -30,13 +31,15 @@ CacheAnswer = Literal["hit", "partial", "miss"]
 
 
 class EmbedCall(msgspec.Struct, frozen=True):
-    """One request's inputs and wishes; ``None`` leaves a choice to the server. ``deadline`` is by the event loop's clock."""
+    """One request's inputs and wishes; ``None`` leaves a choice to the server. ``deadline`` is by the event loop's clock,
+    ``trace`` None where the request is not traced."""
 
     inputs: Inputs
     role: Role | None = None
     truncate: Truncate | None = None
     dimensions: int | None = None
     deadline: float = math.inf
+    trace: Trace | None = None
 
 
 class Embedded(msgspec.Struct, frozen=True):
@@ -77,11 +80,14 @@ class EmbeddingService:
         """Raises ``RequestError`` where the call is wrong and ``Unavailable`` where it cannot be done now."""
         dimensions = self._dimensions(call.dimensions)
         started = time.perf_counter()
+        if call.trace:
+            call.trace.enter("tokenize", started)
         tokenized = await self.tokenize(call.inputs, call.role, call.truncate)
         tokenization_s = time.perf_counter() - started
         tokens = self._count_tokens(tokenized)
 
-        found = await self._vectors.of([item.ids for item in tokenized], call.deadline, self._on_accepted)
+        vectors = [item.ids for item in tokenized]
+        found = await self._vectors.of(vectors, call.deadline, self._on_accepted, call.trace)
         truncated = sum(item.truncated for item in tokenized)
         self._hooks.inputs(len(tokenized), tokens, truncated)
         self._tell(tokenization_s, found)

@@ -13,6 +13,7 @@ from launcher.cache.base import Level
 from launcher.engines.base import TokenIds, Vectors
 from launcher.scheduling.encoder import Encoded, Encoder, nobody
 from launcher.telemetry.hooks import CacheLevel
+from launcher.telemetry.tracing import Trace
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -42,18 +43,25 @@ class VectorSource:
         self._encoder = encoder
 
     async def of(
-        self, inputs: Sequence[TokenIds], deadline: float = math.inf, on_accepted: Callable[[], object] = nobody
+        self,
+        inputs: Sequence[TokenIds],
+        deadline: float = math.inf,
+        on_accepted: Callable[[], object] = nobody,
+        trace: Trace | None = None,
     ) -> Found:
         """The vectors of ``inputs`` (int32 [n] each, at least one), by ``deadline``. Raises what the encoder raises.
         ``on_accepted`` is called once that can no longer be for want of room."""
         began = time.perf_counter()
+        if trace and self._levels:
+            trace.enter("cache", began)
         keys = [ids.tobytes() for ids in inputs]
         known, cached = await self._look_up(keys)
         cache_s = time.perf_counter() - began
         missing = [i for i, key in enumerate(keys) if key not in known]
         encoded = NOTHING
         if missing:
-            encoded = await self._encode([keys[i] for i in missing], [inputs[i] for i in missing], deadline, on_accepted)
+            ids = [inputs[i] for i in missing]
+            encoded = await self._encode([keys[i] for i in missing], ids, deadline, on_accepted, trace)
         else:
             on_accepted()
         if known:
@@ -76,9 +84,16 @@ class VectorSource:
         return known, cached
 
     async def _encode(
-        self, keys: Sequence[bytes], inputs: Sequence[TokenIds], deadline: float, on_accepted: Callable[[], object]
+        self,
+        keys: Sequence[bytes],
+        inputs: Sequence[TokenIds],
+        deadline: float,
+        on_accepted: Callable[[], object],
+        trace: Trace | None,
     ) -> Encoded:
-        encoded = await self._encoder.encode(keys, inputs, deadline, on_accepted)
+        if trace:
+            trace.enter("queue", time.perf_counter())
+        encoded = await self._encoder.encode(keys, inputs, deadline, on_accepted, trace)
         keep(self._levels, keys, encoded.vectors)
         return encoded
 

@@ -12,16 +12,28 @@ TokenIds = NDArray[np.int32]
 Vectors = NDArray[np.float32]
 
 
+class BatchTrace(Protocol):
+    """Of a batch with a traced request in it. ``parent`` is what it is computed for, as W3C's traceparent."""
+
+    parent: bytes
+
+    def computed(self, worker: str, began_ns: int, ended_ns: int) -> None:
+        """Told by ``worker``, in any thread. By ``time.perf_counter_ns``, which on Linux is one clock for all processes."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Token ids of several inputs laid end to end.
 
     ``ids``: int32 [n_tokens], special tokens included, each within the vocabulary.
     ``lengths``: int32 [n_inputs], each from 1 to the model's limit; they add up to n_tokens.
+    ``trace``: None where none of its requests is traced.
     """
 
     ids: NDArray[np.int32]
     lengths: NDArray[np.int32]
+    trace: BatchTrace | None = None
 
 
 class Engine(Protocol):

@@ -10,7 +10,7 @@ import zmq
 import zmq.asyncio
 
 from launcher.engines.base import Batch, Vectors
-from launcher.engines.messages import NOTHING, batch_frames, read_error, read_vectors
+from launcher.engines.messages import NOTHING, batch_frames, read_computed, read_error, read_vectors
 from launcher.errors import EngineError, NotReady, WorkerLost
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class WorkerClient:
             raise EngineError(f"cannot connect to {address}: {error}") from error
         self._numbers = count()
         # In the order in which they were sent.
-        self._waiting: dict[bytes, asyncio.Future[tuple[bytes, bytes]]] = {}
+        self._waiting: dict[bytes, asyncio.Future[tuple[bytes, bytes, bytes]]] = {}
         # By the event loop's clock; None before the first answer.
         self.last_answer: float | None = None
         self._reading = asyncio.create_task(self._read(), name=f"answers of {address}")
@@ -54,8 +54,10 @@ class WorkerClient:
         Raises ``NotReady`` where the worker has not begun it and will not, ``WorkerLost`` where the worker ended while it
         computed it, ``EngineError`` where it refused it or sent something else than one finite vector per input.
         """
-        vectors = await self._ask(batch)
+        vectors, computed = await self._ask(batch)
         try:
+            if batch.trace and computed:
+                batch.trace.computed(*read_computed(computed))
             return read_vectors(vectors, len(batch.lengths))
         except ValueError as error:
             raise EngineError(f"the worker at {self.address} sent a wrong answer: {error}") from error
@@ -79,19 +81,19 @@ class WorkerClient:
             # Also when cancelled: a context that is left behind blocks whoever collects it as garbage.
             self._context.destroy()
 
-    async def _ask(self, batch: Batch) -> bytes:
-        """The vectors of the answer. Raises what it holds instead."""
+    async def _ask(self, batch: Batch) -> tuple[bytes, bytes]:
+        """The vectors of the answer, and what it says of their making. Raises what it holds instead."""
         if self.closed:
             raise NotReady("the worker is gone")
         number, *frames = batch_frames(next(self._numbers), batch)
-        answer: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[bytes, bytes, bytes]] = asyncio.get_running_loop().create_future()
         # Stays there until it is answered, whoever gives up waiting: the worker computes it all the same.
         self._waiting[number] = answer
         await self._socket.send_multipart([number, *frames])
-        verdict, content = await answer
+        verdict, content, computed = await answer
         if verdict:
             raise read_error(verdict, content)
-        return content
+        return content, computed
 
     async def _watch(self) -> None:
         await self._endings.recv_multipart()
@@ -101,11 +103,11 @@ class WorkerClient:
         try:
             while True:
                 match await self._socket.recv_multipart():
-                    case [number, verdict, content]:
+                    case [number, verdict, content, computed]:
                         self.last_answer = asyncio.get_running_loop().time()
                         waiting = self._waiting.pop(number, None)
                         if waiting and not waiting.done():
-                            waiting.set_result((verdict, content))
+                            waiting.set_result((verdict, content, computed))
                     case frames:
                         log.error("the worker at %s sent %d frames, which are no answer", self.address, len(frames))
         finally:

@@ -62,7 +62,7 @@ class SharedEngine:
             return error_frames(number, error)
         try:
             if len(batch.lengths):
-                return vector_frames(number, await self._run(batch))
+                return vector_frames(number, await self._run(batch), batch)
             reason = self._engine.unready_reason()
             return error_frames(number, NotReady(reason)) if reason else vector_frames(number, NONE)
         except Exception as error:

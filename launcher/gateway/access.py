@@ -13,6 +13,7 @@ from launcher.gateway.reply import Header
 from launcher.gateway.work import Work, milliseconds
 from launcher.telemetry.hooks import Hooks, Reason, Task
 from launcher.telemetry.lines import Structured
+from launcher.telemetry.tracing import Trace
 
 log = logging.getLogger("launcher.access")
 
@@ -26,7 +27,7 @@ TOO_MANY = 429
 class Entry(Structured):
     """What the log says of one request; whoever learns it on the request's way fills it in. It is at ``scope["entry"]``."""
 
-    __slots__ = ("key", "method", "path", "reason", "request_id", "seconds", "status", "task", "work")
+    __slots__ = ("key", "method", "path", "reason", "request_id", "seconds", "status", "task", "trace", "work")
 
     def __init__(self, method: str, path: bytes, request_id: str) -> None:
         """``path`` as it was sent, so that a decoded line break cannot forge a line."""
@@ -41,13 +42,16 @@ class Entry(Structured):
         self.task: Task | None = None
         self.reason: Reason | None = None
         self.work: Work | None = None
+        # None where it is not traced.
+        self.trace: Trace | None = None
 
     def __str__(self) -> str:
         reason = f" reason={self.reason}" if self.reason else ""
         work = f" {self.work}" if self.work else ""
+        trace = f" trace={self.trace.id.trace_hex}" if self.trace else ""
         return (
             f"{self.method} {self._shown_path()} {self.status} {self.seconds * 1e3:.1f}ms{reason}{work}"
-            f" key={self.key or '-'} id={self.request_id}"
+            f" key={self.key or '-'} id={self.request_id}{trace}"
         )
 
     def fields(self) -> dict[str, object]:
@@ -68,6 +72,8 @@ class Entry(Structured):
             known["reason"] = self.reason
         if self.work:
             known.update(self.work.fields())
+        if self.trace:
+            known["trace_id"] = self.trace.id.trace_hex
         return known
 
     def _shown_path(self) -> str:
@@ -94,6 +100,8 @@ class AccessLog:
     def note(self, entry: Entry) -> None:
         if entry.reason and entry.path not in QUIET_PATHS:
             self.turned_away(entry.reason)
+        if entry.trace:
+            entry.trace.end(entry.fields())
         if entry.status == TOO_MANY:
             self._count_refusal()
         level = logging.DEBUG if entry.status == TOO_MANY or entry.path in QUIET_PATHS else logging.INFO

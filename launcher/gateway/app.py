@@ -17,6 +17,8 @@ from launcher.gateway.auth import KeyCheck
 from launcher.gateway.errors import error_body, http_error_response
 from launcher.gateway.middleware import RequestContext, RequireKey
 from launcher.gateway.reply import JsonReply
+from launcher.gateway.traced import Traced
+from launcher.telemetry.tracing import Tracer
 
 EXPOSED_HEADERS = (
     "x-request-id",
@@ -37,8 +39,10 @@ def build_app(
     keys: KeyCheck | None,
     allowed_origins: Sequence[str],
     access: AccessLog,
+    tracer: Tracer | None,
 ) -> ASGIApp:
-    """``keys`` None: no key is asked for. CORS comes first, since a preflight carries no key."""
+    """``keys`` None: no key is asked for; ``tracer`` None: nothing is traced. CORS comes before the key, since a preflight
+    carries none."""
     app: ASGIApp = Dispatch(routes)
     if keys:
         app = RequireKey(app, keys)
@@ -51,6 +55,8 @@ def build_app(
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )
+    if tracer:
+        app = Traced(app, tracer)
     return RequestContext(app, fingerprint, access)
 
 

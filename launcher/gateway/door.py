@@ -13,6 +13,7 @@ from launcher.gateway.readiness import Readiness
 from launcher.gateway.reply import Header, JsonReply
 from launcher.scheduling.admission import Admission
 from launcher.telemetry.hooks import Hooks
+from launcher.telemetry.tracing import Tracer
 
 EMBEDDINGS = b"/v1/embeddings"
 # What a longer request takes to read and parse is not worth what a cache could answer of it.
@@ -37,6 +38,7 @@ class Door:
         hooks: Hooks,
         access: AccessLog,
         fingerprint: str,
+        tracer: Tracer | None,
         *,
         caches: bool,
         cors: bool,
@@ -49,6 +51,7 @@ class Door:
         self._fingerprint = fingerprint.encode()
         self._least_bytes = LOOKED_UP_BYTES if caches else 0
         self._cors = cors
+        self._tracer = tracer
 
     def refuse(self, method: bytes, target: bytes, headers: Sequence[Header]) -> JsonReply | None:
         """The whole answer, or None for who may go in. A request that is wrong in another way may do so, and is told inside."""
@@ -75,7 +78,10 @@ class Door:
         if not limited:
             self._hooks.offered("embeddings")
             self._hooks.answered("embeddings", reply.status_code, seconds)
-        self._access.note(refused(reply, request_id, seconds, caller))
+        entry = refused(reply, request_id, seconds, caller)
+        if self._tracer:
+            entry.trace = self._tracer.begin(headers, EMBEDDINGS.decode(), began)
+        self._access.note(entry)
         return reply
 
     def _concerns(self, headers: Sequence[Header]) -> bool:

@@ -20,6 +20,7 @@ from launcher.gateway.readiness import Readiness
 from launcher.gateway.reply import JsonReply
 from launcher.telemetry.hooks import Hooks, Task
 from launcher.telemetry.lines import Event
+from launcher.telemetry.tracing import Trace
 
 log = logging.getLogger("launcher.gateway")
 
@@ -27,6 +28,8 @@ log = logging.getLogger("launcher.gateway")
 CLIENT_CLOSED_REQUEST = 499
 # A longer body is refused before it comes where there is no room for it; a shorter one is here by then.
 EXPECTED_BYTES = 64 << 10
+# From a body and its deadline, and what is recorded of it where it is traced.
+Answer = Callable[[bytes, float, Trace | None], Awaitable[JsonReply]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Endpoint:
     """
 
     task: Task
-    answer: Callable[[bytes, float], Awaitable[JsonReply]]
+    answer: Answer
     readiness: Readiness
     hooks: Hooks
     held: HeldBytes
@@ -86,11 +89,12 @@ class Endpoint:
             await response(scope, receive, send)
         finally:
             share.release()
-            self.hooks.answered(self.task, status, time.perf_counter() - started)
+            trace_id = entry.trace.id.trace_hex if entry.trace else None
+            self.hooks.answered(self.task, status, time.perf_counter() - started, trace_id)
 
     async def _answer_or_error(self, scope: Scope, body: bytes, deadline: float) -> JsonReply:
         try:
-            return await self.answer(body, deadline)
+            return await self.answer(body, deadline, scope["entry"].trace)
         except SglEmbedError as error:
             return response_to(scope, error)
 

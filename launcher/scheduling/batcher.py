@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 # From the loss of a worker to the next try of its batch. Where several are killed together, it would be lost with each.
 LOSS_PAUSE_S = 0.5
 
+Pack = Callable[[Sequence[Piece]], Batch]
+
 
 class Batcher:
     """Feeds ``engine`` from a queue of jobs; ``on_batch(inputs, tokens, seconds, busy_s)`` is told of each finished batch: how
@@ -29,9 +31,11 @@ class Batcher:
     input is at fault; only the job of that one fails.
     """
 
-    def __init__(self, engine: Engine, *, on_batch: Callable[[int, int, float, float], None]) -> None:
+    def __init__(self, engine: Engine, *, on_batch: Callable[[int, int, float, float], None], pack: Pack | None = None) -> None:
+        """``pack``: what makes a batch, if not ``pack_batch``."""
         self._engine = engine
         self._on_batch = on_batch
+        self._pack = pack or pack_batch
         self._lanes = Lanes(engine.max_batch_tokens, MAX_BULK_WAIT_S)
         self._quarantine = Quarantine()
         self._arrived = asyncio.Event()
@@ -96,7 +100,7 @@ class Batcher:
 
     async def _run_pieces(self, pieces: list[Piece]) -> None:
         started = time.perf_counter()
-        batch = pack_batch(pieces)
+        batch = self._pack(pieces)
         try:
             vectors = await self._run(batch)
             if len(vectors) != len(batch.lengths):

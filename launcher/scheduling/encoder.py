@@ -17,6 +17,7 @@ from launcher.errors import Unavailable
 from launcher.scheduling.admission import Admission
 from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.queue import Job, is_bulk
+from launcher.telemetry.tracing import Trace
 
 
 class Encoded(msgspec.Struct, frozen=True):
@@ -40,6 +41,7 @@ class Encoder(Protocol):
         inputs: Sequence[TokenIds],
         deadline: float = math.inf,
         on_accepted: Callable[[], object] = nobody,
+        trace: Trace | None = None,
     ) -> Encoded:
         """``inputs``: token ids, int32 [n] each; inputs are equal where their ``keys`` are. ``deadline`` is by the event loop's
         clock; it is not enforced here, but what could not be finished by then is refused. ``on_accepted`` is called once
@@ -63,8 +65,9 @@ class SeparateEncoder:
         inputs: Sequence[TokenIds],
         deadline: float = math.inf,
         on_accepted: Callable[[], object] = nobody,
+        trace: Trace | None = None,
     ) -> Encoded:
-        job = Job(inputs)
+        job = Job(inputs, trace)
         self._admission.admit(job, deadline)
         try:
             on_accepted()
@@ -151,14 +154,15 @@ class DeduplicatingEncoder:
         inputs: Sequence[TokenIds],
         deadline: float = math.inf,
         on_accepted: Callable[[], object] = nobody,
+        trace: Trace | None = None,
     ) -> Encoded:
         wanted = dict(zip(keys, inputs, strict=True))
         joined = self._joinable(wanted)
         if not joined and len(wanted) == len(keys):
-            job = (await self._encode_own(wanted, deadline, on_accepted)).job
+            job = (await self._encode_own(wanted, deadline, on_accepted, trace)).job
             return Encoded(job.vectors, 0, job.queue_s, job.inference_s)
         began = time.perf_counter()
-        sources = await self._encode_rest(wanted, joined, deadline, on_accepted)
+        sources = await self._encode_rest(wanted, joined, deadline, on_accepted, trace)
         waited_s = time.perf_counter() - began
         # A job that was joined may have begun before the request came.
         inference_s = min(waited_s, max(shared.job.inference_s for shared in sources.values()))
@@ -172,11 +176,15 @@ class DeduplicatingEncoder:
         joined: Mapping[bytes, SharedJob],
         deadline: float,
         on_accepted: Callable[[], object],
+        trace: Trace | None,
     ) -> Mapping[bytes, SharedJob]:
         """For each key the job that holds its vector: one of ``joined``, or one of our own."""
         rest = {key: ids for key, ids in wanted.items() if key not in joined}
-        own = [self._begin(rest, deadline)] if rest else []
+        own = [self._begin(rest, deadline, trace)] if rest else []
         others = set(joined.values())
+        if trace:
+            for shared in others:
+                shared.job.trace_also(trace)
         with Waiting(*own, *others):
             on_accepted()
             for shared in own:
@@ -184,13 +192,13 @@ class DeduplicatingEncoder:
             failed = {shared for shared in others if await shared.failed()}
         sources = {**joined, **dict.fromkeys(rest, *own)}
         if again := {key: wanted[key] for key, shared in joined.items() if shared in failed}:
-            sources |= dict.fromkeys(again, await self._encode_own(again, deadline, nobody))
+            sources |= dict.fromkeys(again, await self._encode_own(again, deadline, nobody, trace))
         return sources
 
     async def _encode_own(
-        self, inputs: Mapping[bytes, TokenIds], deadline: float, on_accepted: Callable[[], object]
+        self, inputs: Mapping[bytes, TokenIds], deadline: float, on_accepted: Callable[[], object], trace: Trace | None
     ) -> SharedJob:
-        shared = self._begin(inputs, deadline)
+        shared = self._begin(inputs, deadline, trace)
         with Waiting(shared):
             on_accepted()
             await shared.finished()
@@ -210,9 +218,9 @@ class DeduplicatingEncoder:
     def _is_bulk(self, tokens: int) -> bool:
         return is_bulk(tokens, self._max_batch_tokens)
 
-    def _begin(self, inputs: Mapping[bytes, TokenIds], deadline: float) -> SharedJob:
+    def _begin(self, inputs: Mapping[bytes, TokenIds], deadline: float, trace: Trace | None) -> SharedJob:
         """Raises ``Overloaded``."""
-        shared = SharedJob(Job(list(inputs.values())), inputs)
+        shared = SharedJob(Job(list(inputs.values()), trace), inputs)
         self._admission.admit(shared.job, deadline)
         self._batcher.submit(shared.job)
         self._under_way |= dict.fromkeys(inputs, shared)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.engines.base import Vectors
+from launcher.telemetry.tracing import Trace
 
 # How long queries may hold up an ingest that is under way.
 MAX_BULK_WAIT_S = 1.0
@@ -31,8 +32,10 @@ class Job:
     ``submitted`` is by ``time.perf_counter``.
     """
 
-    def __init__(self, inputs: Sequence[NDArray[np.int32]]) -> None:
+    def __init__(self, inputs: Sequence[NDArray[np.int32]], trace: Trace | None = None) -> None:
         self.inputs = inputs
+        # Of the requests that wait for it.
+        self.traces: tuple[Trace, ...] = (trace,) if trace else ()
         self.tokens = self.tokens_left = sum(map(len, inputs))
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.taken = 0
@@ -51,6 +54,12 @@ class Job:
     def abandoned(self) -> bool:
         """Whether nobody waits for the result any more."""
         return self.done.done()
+
+    def trace_also(self, trace: Trace) -> None:
+        """Of one more request that waits for it from now on."""
+        self.traces += (trace,)
+        if self.taken:
+            trace.enter("inference", time.perf_counter())
 
     def accept(self, start: int, rows: Vectors, batch_started: float, batch_s: float) -> None:
         """Take the vectors of the inputs from ``start`` on, out of a batch that began at ``batch_started``."""

@@ -31,6 +31,7 @@ from launcher.serve.setup import build_http
 from launcher.serve.signals import Signals
 from launcher.serve.tls import Certificate, read_certificate
 from launcher.telemetry.logs import Log
+from launcher.telemetry.otlp import HEADERS_VARIABLE, read_endpoint
 
 log = logging.getLogger("launcher.serve")
 
@@ -40,6 +41,7 @@ def serve(config: Config, source: ConfigSource, logs: Log) -> int:
     # Until somebody is there to act on it; what it has to reload is read after that.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     secrets = take_secrets(config)
+    read_endpoint(config.tracing.endpoint)
     certificate = read_certificate(config.server.tls)
     max_connections = connections_each(config.server)
     # Before the model is fetched: a taken port should not cost a download.
@@ -64,7 +66,8 @@ def take_secrets(config: Config) -> Secrets:
     """Out of the environment, so that worker processes do not inherit them."""
     file = config.server.api_keys_file
     keys = Keys(Path(file) if file else None, os.environ.pop(KEYS_VARIABLE, None))
-    return Secrets(keys, read_url(config.cache.redis.url, os.environ.pop(REDIS_VARIABLE, None)))
+    redis_url = read_url(config.cache.redis.url, os.environ.pop(REDIS_VARIABLE, None))
+    return Secrets(keys, redis_url, os.environ.pop(HEADERS_VARIABLE, None))
 
 
 async def run_alone(

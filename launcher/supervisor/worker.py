@@ -78,7 +78,7 @@ class Worker:
         if self._spec.metrics:
             counts.mkdir(exist_ok=True)
         # Nobody calls a worker's own HTTP API but the worker itself, at its start.
-        environment = worker_env(self._spec, batches=address, key=token_hex(), counts=counts)
+        environment = worker_env(self._spec, name=self._name, batches=address, key=token_hex(), counts=counts)
         process = ChildProcess(self._name, argv, environment, relay)
         client = WorkerClient(address)
         patience_s = 0.0

@@ -41,8 +41,9 @@ class Hooks(Protocol):
     def accepted(self, task: Task) -> None:
         """Its inputs were checked, and given room or found in the cache: no limit refuses it any more."""
 
-    def answered(self, task: Task, status: int, seconds: float) -> None:
-        """That request was answered with a ``Status``, or its client has gone (499)."""
+    def answered(self, task: Task, status: int, seconds: float, trace_id: str | None = None) -> None:
+        """That request was answered with a ``Status``, or its client has gone (499). ``trace_id``: of its trace, where it has
+        one."""
 
     def rejected(self, reason: Reason) -> None:
         """A request on any path but the probes', or a connection, got an error instead."""

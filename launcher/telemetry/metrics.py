@@ -8,17 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from prometheus_client import Counter, Gauge, Histogram, generate_latest, values
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client import Counter, Gauge, Histogram, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from launcher.telemetry.counts import WorkerCounts
+from launcher.telemetry.formats import Encode, plain
 from launcher.telemetry.hooks import CacheLevel, Reason, Stage, Status, Task
 from launcher.telemetry.registry import Mode, Registry
 
 # Read by prometheus_client when it is imported.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 POWERS_OF_FOUR = tuple(4.0**n for n in range(9))
 
@@ -96,10 +95,10 @@ class Metrics:
     def accepted(self, task: Task) -> None:
         self._tasks[task].accepted.inc()
 
-    def answered(self, task: Task, status: int, seconds: float) -> None:
+    def answered(self, task: Task, status: int, seconds: float, trace_id: str | None = None) -> None:
         series = self._tasks[task]
         series.answered[status].inc()
-        series.duration.observe(seconds)
+        series.duration.observe(seconds, {"trace_id": trace_id} if trace_id else None)
         series.in_flight.dec()
 
     def rejected(self, reason: Reason) -> None:
@@ -146,9 +145,9 @@ class Metrics:
         self._queue_tokens.set(tokens)
         self._queue_oldest.set(oldest_s)
 
-    def render(self) -> bytes:
+    def render(self, encode: Encode = plain) -> bytes:
         self._registry.refresh()
-        return generate_latest(everyones(self._folder) if self._folder else self._registry)
+        return encode(everyones(self._folder) if self._folder else self._registry)
 
     def _refresh(self) -> None:
         self._is_ready.set(float(self._ready()))

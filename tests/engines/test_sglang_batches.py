@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+import time
+import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from threading import Thread
 
 import numpy as np
@@ -15,7 +18,7 @@ import torch
 import zmq
 
 from launcher.engines.base import Batch, Vectors
-from launcher.engines.messages import NOTHING, REFUSED, batch_frames, read_vectors
+from launcher.engines.messages import NOTHING, REFUSED, ReceivedTrace, batch_frames, read_computed, read_vectors
 from launcher.engines.sglang.plugin import batches
 from launcher.engines.sglang.plugin.batches import BatchSocket
 
@@ -23,6 +26,9 @@ pytestmark = pytest.mark.sglang
 
 DEADLINE_MS = 10_000
 BATCH = Batch(np.array([5, 6, 7], np.int32), np.array([2, 1], np.int32))
+NAME = "worker 0"
+PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACED = replace(BATCH, trace=ReceivedTrace(PARENT))
 
 
 def lengths_of(batch: Batch) -> Vectors:
@@ -42,7 +48,7 @@ class Worker:
         sglang_in = self._socket(zmq.PULL)
         sglang_in.bind("inproc://sglang")
         self.sglang.connect("inproc://sglang")
-        self.batches = BatchSocket(f"ipc://{folder}/batches", lengths_of, [sglang_in])
+        self.batches = BatchSocket(f"ipc://{folder}/batches", NAME, lengths_of, [sglang_in])
         self.gateway = self._socket(zmq.DEALER)
         self.gateway.connect(f"ipc://{folder}/batches")
 
@@ -80,13 +86,22 @@ def ask(worker: Worker, *questions: list[bytes]) -> list[list[bytes]]:
 
 def test_batches_are_answered_in_one_turn_until_sglang_has_a_message(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "TURN_S", DEADLINE_MS / 1e3)
-    (first, verdict, rows), (second, *_) = ask(worker, batch_frames(1, BATCH), batch_frames(2, BATCH))
-    assert (first[0], second[0], verdict) == (1, 2, b"")
+    (first, verdict, rows, computed), (second, *_) = ask(worker, batch_frames(1, BATCH), batch_frames(2, BATCH))
+    assert (first[0], second[0], verdict, computed) == (1, 2, b"", b"")
     assert read_vectors(rows, 2).tolist() == [[2.0], [1.0]]
 
 
 def test_the_question_whether_it_is_there_is_answered(worker: Worker) -> None:
-    assert ask(worker, batch_frames(1, NOTHING))[0][1:] == [b"", b""]
+    assert ask(worker, batch_frames(1, NOTHING))[0][1:] == [b"", b"", b""]
+
+
+def test_of_a_traced_batch_it_is_said_when_it_was_computed(worker: Worker) -> None:
+    before = time.perf_counter_ns()
+    ((_, verdict, _, computed),) = ask(worker, batch_frames(1, TRACED))
+    assert verdict == b""
+    name, began, ended = read_computed(computed)
+    assert name == NAME
+    assert before < began < ended < time.perf_counter_ns()
 
 
 @pytest.mark.parametrize(
@@ -116,6 +131,17 @@ def test_another_error_ends_the_loop(worker: Worker, monkeypatch: pytest.MonkeyP
     worker.gateway.send_multipart(batch_frames(1, BATCH))
     with pytest.raises(RuntimeError, match="illegal memory access"):
         worker.batches.maybe_sleep()
+
+
+def test_an_error_that_ends_the_worker_names_the_trace(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Batch) -> Vectors:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(worker.batches, "_encode", fail)
+    worker.gateway.send_multipart(batch_frames(1, TRACED))
+    with pytest.raises(RuntimeError) as raised:
+        worker.batches.maybe_sleep()
+    assert PARENT.decode() in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_turn_ends_by_itself(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:

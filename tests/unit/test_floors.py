@@ -41,8 +41,9 @@ PLUGIN_MAY_USE = (f"{PACKAGE}.engines.base", f"{PACKAGE}.engines.messages")
 # OpenVINO takes 40 MB, which a gateway in front of SGLang has no use for.
 CHOOSES_ENGINE = {"compose.py", "plan.py"}
 # The hubs take long to import, and read their environment variables then: after the configuration has been applied. redis is
-# an extra that may be missing, as matplotlib is. pynvml is of no use to a server that was told to use the CPU.
-IMPORTED_LATE = {"huggingface_hub", "modelscope_hub", "redis", "pynvml", "matplotlib"}
+# an extra that may be missing, as OpenTelemetry and matplotlib are. pynvml is of no use to a server that was told to use the
+# CPU.
+IMPORTED_LATE = {"huggingface_hub", "modelscope_hub", "redis", "opentelemetry", "pynvml", "matplotlib"}
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,9 @@ def test_library_appears_on_one_floor(imports: list[Import], library: str) -> No
     assert len({floor_of(i.file) for i in imports if i.library == library}) <= 1
 
 
-def test_redis_appears_in_no_other_file(imports: list[Import]) -> None:
-    assert {i.file for i in imports if i.library == "redis"} == {"cache/redis.py"}
+@pytest.mark.parametrize(("library", "file"), [("redis", "cache/redis.py"), ("opentelemetry", "telemetry/otlp.py")])
+def test_library_appears_in_no_other_file(imports: list[Import], library: str, file: str) -> None:
+    assert {i.file for i in imports if i.library == library} == {file}
 
 
 def test_imports_are_found_wherever_they_stand() -> None:

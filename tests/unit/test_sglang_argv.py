@@ -12,6 +12,7 @@ from launcher.engines.sglang.argv import WorkerSpec, worker_argv
 from launcher.engines.sglang.argv import worker_env as worker_env_at
 
 CPU = WorkerSpec(model_folder=Path("/models/bge"), dtype="float32", device="cpu", pooling="cls")
+NAME = "worker 0"
 BATCHES = "ipc:///run/worker-0"
 KEY = "sk-of-this-start"
 COUNTS = Path("/run/worker 0.counts")
@@ -25,7 +26,7 @@ def value(spec: WorkerSpec, flag: str) -> str:
 
 
 def worker_env(spec: WorkerSpec) -> dict[str, str]:
-    return worker_env_at(spec, batches=BATCHES, key=KEY, counts=COUNTS)
+    return worker_env_at(spec, name=NAME, batches=BATCHES, key=KEY, counts=COUNTS)
 
 
 def test_it_runs_sglangs_server_with_this_python_unless_another_is_named() -> None:
@@ -86,8 +87,9 @@ def test_the_kv_pool_is_bounded() -> None:
     assert value(CPU, "--max-total-tokens") == "8192"
 
 
-def test_the_plugin_is_told_where_batches_come_in() -> None:
-    assert worker_env(CPU)["SGLEMBED_BATCHES"] == BATCHES
+def test_the_plugin_is_told_its_name_and_where_batches_come_in() -> None:
+    env = worker_env(CPU)
+    assert (env["SGLEMBED_NAME"], env["SGLEMBED_BATCHES"]) == (NAME, BATCHES)
 
 
 def test_the_plugin_is_told_the_key_where_other_users_cannot_see_it() -> None:

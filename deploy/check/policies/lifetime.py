@@ -169,7 +169,7 @@ def liveness_is_patient(manifests: Manifests) -> Iterator[Finding]:
 
 def probe_paths() -> set[str]:
     """Those that need no API key and do not wait for the engine."""
-    return {route.path for route in OpsRoutes(Readiness(), lambda: b"", "").routes()} - {"/metrics"}
+    return {route.path for route in OpsRoutes(Readiness(), lambda encode: b"").routes()} - {"/metrics"}
 
 
 def pause_s(container: Container) -> int:

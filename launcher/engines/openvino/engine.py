@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,6 +13,7 @@ from launcher.engines.base import Batch, Vectors
 from launcher.engines.openvino.encoder import Encoded, Encoder
 from launcher.errors import NotReady
 from launcher.models.checkpoint import Checkpoint
+from launcher.telemetry.lines import SERVER
 
 
 class OpenVinoEngine:
@@ -62,7 +64,8 @@ class OpenVinoEngine:
     async def _encode(self, batch: Batch) -> Encoded:
         if self._unready_reason or self._encoder is None:
             raise NotReady(self._unready_reason or "the engine has not started")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._encoder.encode, batch)
+        encode = partial(timed, self._encoder) if batch.trace else self._encoder.encode
+        return await asyncio.get_running_loop().run_in_executor(self._threads, encode, batch)
 
     def unready_reason(self) -> str | None:
         return self._unready_reason
@@ -72,3 +75,12 @@ class OpenVinoEngine:
         self._available.clear()
         await asyncio.to_thread(self._threads.shutdown)
         self._encoder = None
+
+
+def timed(encoder: Encoder, batch: Batch) -> Encoded:
+    """Of a traced batch it is told when it was computed."""
+    began_ns = time.perf_counter_ns()
+    encoded = encoder.encode(batch)
+    assert batch.trace
+    batch.trace.computed(SERVER, began_ns, time.perf_counter_ns())
+    return encoded

@@ -67,11 +67,11 @@ def worker_argv(spec: WorkerSpec, *, port: int | str) -> list[str]:
     ]
 
 
-def worker_env(spec: WorkerSpec, *, batches: str, key: str, counts: Path) -> dict[str, str]:
+def worker_env(spec: WorkerSpec, *, name: str, batches: str, key: str, counts: Path) -> dict[str, str]:
     """What this worker needs in its environment beyond what it inherits.
 
-    ``batches`` is the address that it takes them at, ``key`` what its own HTTP API asks for: other users can read a command
-    line, but not this. ``counts`` is the folder for its own metrics, if it is to keep any.
+    ``name`` is what it calls itself, ``batches`` the address that it takes them at, ``key`` what its own HTTP API asks for:
+    other users can read a command line, but not this. ``counts`` is the folder for its own metrics, if it is to keep any.
     """
     env = {
         # The encoder that takes the place of SGLang's own BertModel, and how it pools. (Not SGL_…: SGLang renames such
@@ -79,6 +79,7 @@ def worker_env(spec: WorkerSpec, *, batches: str, key: str, counts: Path) -> dic
         "SGLANG_EXTERNAL_MODEL_PACKAGE": "launcher.engines.sglang.plugin.models",
         "SGLEMBED_POOLING": spec.pooling,
         "SGLEMBED_BATCHES": batches,
+        "SGLEMBED_NAME": name,
         "SGLEMBED_KEY": key,
         "CUDA_VISIBLE_DEVICES": spec.gpu or "",
         # Where torch's processes listen for each other; by default at the address that the machine's name has.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from starlette.routing import Route
 
@@ -12,7 +12,7 @@ from launcher.embedding.service import EmbedCall, Embedded, EmbeddingService
 from launcher.embedding.tokens import TokenizedInput
 from launcher.gateway.body import Limits
 from launcher.gateway.encode import embeddings_body, tokenize_body
-from launcher.gateway.endpoint import Endpoint
+from launcher.gateway.endpoint import Answer, Endpoint
 from launcher.gateway.held import HeldBytes
 from launcher.gateway.parse import Parser
 from launcher.gateway.readiness import Readiness
@@ -20,6 +20,10 @@ from launcher.gateway.reply import Header, JsonReply
 from launcher.gateway.schemas import EmbeddingsRequest, TokenizeRequest
 from launcher.gateway.work import Work
 from launcher.telemetry.hooks import Hooks, Task
+from launcher.telemetry.tracing import Trace
+
+EMBEDDINGS = "/v1/embeddings"
+TOKENIZE = "/tokenize"
 
 
 class InferenceRoutes:
@@ -44,31 +48,36 @@ class InferenceRoutes:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/embeddings", self._endpoint("embeddings", self._embeddings), methods=["POST"]),
-            Route("/tokenize", self._endpoint("tokenize", self._tokenize), methods=["POST"]),
+            Route(EMBEDDINGS, self._endpoint("embeddings", self._embeddings), methods=["POST"]),
+            Route(TOKENIZE, self._endpoint("tokenize", self._tokenize), methods=["POST"]),
         ]
 
-    async def _embeddings(self, body: bytes, deadline: float) -> JsonReply:
+    async def _embeddings(self, body: bytes, deadline: float, trace: Trace | None) -> JsonReply:
         request, inputs = await self._parser.parse(body, EmbeddingsRequest)
         role = role_of(request, self._model)
-        embedded = await self._service.embed(EmbedCall(inputs, role, request.truncate, request.dimensions, deadline))
+        call = EmbedCall(inputs, role, request.truncate, request.dimensions, deadline, trace)
+        embedded = await self._service.embed(call)
         started = time.perf_counter()
+        if trace:
+            trace.enter("encode", started)
         content = await embeddings_body(embedded, self._model.name, request.encoding_format or "float")
         encode_s = time.perf_counter() - started
         self._hooks.stage("encode", encode_s)
         work = embedding_work(embedded, len(inputs), encode_s)
         return JsonReply(content, headers=embedding_headers(embedded), tokens=embedded.prompt_tokens, work=work)
 
-    async def _tokenize(self, body: bytes, deadline: float) -> JsonReply:
+    async def _tokenize(self, body: bytes, deadline: float, trace: Trace | None) -> JsonReply:
         request, inputs = await self._parser.parse(body, TokenizeRequest)
         role = role_of(request, self._model)
         started = time.perf_counter()
+        if trace:
+            trace.enter("tokenize", started)
         tokenized = await self._service.tokenize(inputs, role, request.truncate)
         self._hooks.accepted("tokenize")
         work = tokenize_work(tokenized, time.perf_counter() - started)
         return JsonReply(tokenize_body(tokenized, self._model.name), work=work)
 
-    def _endpoint(self, task: Task, answer: Callable[[bytes, float], Awaitable[JsonReply]]) -> Endpoint:
+    def _endpoint(self, task: Task, answer: Answer) -> Endpoint:
         return Endpoint(task, answer, self._readiness, self._hooks, self._held, self._limits)
 
 

@@ -13,13 +13,13 @@ from launcher.errors import NotReady
 from launcher.gateway.errors import error_response
 from launcher.gateway.readiness import Readiness
 from launcher.gateway.reply import JsonReply
+from launcher.telemetry.formats import Encode, format_for
 
 
 class OpsRoutes:
-    def __init__(self, readiness: Readiness, render_metrics: Callable[[], bytes], metrics_content_type: str) -> None:
+    def __init__(self, readiness: Readiness, render_metrics: Callable[[Encode], bytes]) -> None:
         self._readiness = readiness
         self._render_metrics = render_metrics
-        self._metrics_content_type = metrics_content_type
 
     def routes(self) -> list[Route]:
         return [
@@ -39,4 +39,5 @@ class OpsRoutes:
         return error_response(NotReady(reason))
 
     async def _metrics(self, request: Request) -> Response:
-        return Response(self._render_metrics(), media_type=self._metrics_content_type)
+        encode, content_type = format_for(",".join(request.headers.getlist("accept")))
+        return Response(self._render_metrics(encode), media_type=content_type)

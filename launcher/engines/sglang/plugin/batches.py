@@ -24,10 +24,14 @@ NONE = np.empty((0, 0), np.float32)
 class BatchSocket:
     """Takes the place of the scheduler's ``IdleSleeper``: while SGLang has nothing to do, batches are answered here.
 
-    ``encode`` raises ``ValueError`` for a batch that it refuses. ``others`` are SGLang's sockets, which end the wait.
+    ``encode`` raises ``ValueError`` for a batch that it refuses. ``others`` are SGLang's sockets, which end the wait;
+    ``name`` is what this worker calls itself.
     """
 
-    def __init__(self, address: str, encode: Callable[[Batch], Vectors], others: Sequence[zmq.Socket[bytes]]) -> None:
+    def __init__(
+        self, address: str, name: str, encode: Callable[[Batch], Vectors], others: Sequence[zmq.Socket[bytes]]
+    ) -> None:
+        self._name = name
         self._encode = encode
         self._others = others
         self._context = zmq.Context()
@@ -54,7 +58,20 @@ class BatchSocket:
     def _answer(self, number: bytes, frames: Sequence[bytes]) -> Sequence[bytes | memoryview]:
         try:
             batch = read_batch(frames)
-            return vector_frames(number, self._encode(batch) if len(batch.lengths) else NONE)
+            return vector_frames(number, self._vectors(batch) if len(batch.lengths) else NONE, batch)
         except (ValueError, torch.OutOfMemoryError) as error:
             # Anything else ends the worker: after a failed kernel no later result can be trusted.
             return error_frames(number, error)
+
+    def _vectors(self, batch: Batch) -> Vectors:
+        if batch.trace is None:
+            return self._encode(batch)
+        began_ns = time.perf_counter_ns()
+        try:
+            vectors = self._encode(batch)
+        except Exception as error:
+            # Where it ends the worker, its traceback says whose request it was.
+            error.add_note(f"the batch's traceparent: {batch.trace.parent.decode('ascii', 'backslashreplace')}")
+            raise
+        batch.trace.computed(self._name, began_ns, time.perf_counter_ns())
+        return vectors

@@ -58,7 +58,10 @@ def open_batch_socket(scheduler: Any) -> None:
     model = scheduler.tp_worker.model_runner.model
     channels = scheduler.ipc_channels
     scheduler.idle_sleeper = BatchSocket(
-        os.environ["SGLEMBED_BATCHES"], model.encode, (channels.recv_from_tokenizer, channels.recv_from_rpc)
+        os.environ["SGLEMBED_BATCHES"],
+        os.environ["SGLEMBED_NAME"],
+        model.encode,
+        (channels.recv_from_tokenizer, channels.recv_from_rpc),
     )
 
 
