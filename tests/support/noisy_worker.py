@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -60,7 +61,11 @@ def main() -> None:
         os.write(1, b"\n".join(NOISE) + b"\n")
         if DEADLY_TOKENS in batch.lengths:
             die_of(batch)
-        socket.send_multipart([asker, *vector_frames(number, vectors_of(batch))])
+        began = time.perf_counter_ns()
+        vectors = vectors_of(batch)
+        if batch.trace:
+            batch.trace.computed(os.environ["SGLEMBED_NAME"], began, time.perf_counter_ns())
+        socket.send_multipart([asker, *vector_frames(number, vectors, batch)])
 
 
 if __name__ == "__main__":

@@ -86,17 +86,17 @@ class Receiver:
             self.spans += spans
             self._arrived.notify_all()
 
-    def wait(self, trace: str, *names: str) -> list[Received]:
-        """The spans of this trace once these names are among them, in the order in which they began."""
+    def trace_of(self, request_id: str) -> list[Received]:
+        """All spans of the trace of this request, in the order in which they began, once its own has come; it is the first, and
+        comes after the others."""
         deadline = monotonic() + DEADLINE_S
         with self._arrived:
-            while True:
-                found = [span for span in self.spans if span.trace == trace]
-                missing = set(names) - {span.name for span in found}
-                if not missing:
-                    return sorted(found, key=lambda span: (span.began, -span.ended))
+            while not (own := [span for span in self.spans if span.attributes.get("sgl_embed.request_id") == request_id]):
                 if not self._arrived.wait(deadline - monotonic()):
-                    raise TimeoutError(f"{missing} did not come; there are {found}")
+                    raise TimeoutError(f"no span of the request {request_id}; there are {self.spans}")
+            (request,) = own
+            others = [span for span in self.spans if span.trace == request.trace and span is not request]
+            return [request, *sorted(others, key=lambda span: (span.began, -span.ended))]
 
     def close(self) -> None:
         self.may_answer.set()
