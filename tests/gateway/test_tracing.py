@@ -27,6 +27,16 @@ KEY = "sk-held-by-search"
 TEXT = "绝密文件"
 OPENVINO = ("--engine", "openvino", "--set", "engine.dtype=float32")
 CALLER = "b7ad6b7169203331"
+UNUSABLE = (
+    "",
+    "nonsense",
+    f"00-{'0' * 32}-{CALLER}-01",
+    f"00-{'ab' * 16}-{'0' * 16}-01",
+    f"ff-{'ab' * 16}-{CALLER}-01",
+    f"00-{'AB' * 16}-{CALLER}-01",
+    f"00-{'ab' * 16}-{CALLER}-01-more",
+    f"00-{'ab' * 15}-{CALLER}-01",
+)
 STAGES = ["tokenize", "queue", "inference", "encode"]
 
 
@@ -157,25 +167,14 @@ def test_a_request_that_its_caller_does_not_trace_is_not_traced(traced: Traced) 
     assert [span for span in traced.receiver.spans if span.trace == trace] == []
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        None,
-        "",
-        "nonsense",
-        f"00-{'0' * 32}-{CALLER}-01",
-        f"00-{'ab' * 16}-{'0' * 16}-01",
-        f"ff-{'ab' * 16}-{CALLER}-01",
-        f"00-{'AB' * 16}-{CALLER}-01",
-        f"00-{'ab' * 16}-{CALLER}-01-more",
-        f"00-{'ab' * 15}-{CALLER}-01",
-    ],
-)
-def test_without_a_usable_traceparent_a_trace_begins_here(traced: Traced, header: str | None) -> None:
-    request, *rest = traced.trace_of(TEXT, **({} if header is None else {"traceparent": header}))
-    assert request.parent == ""
-    assert request.trace != "ab" * 16
-    assert [span.name for span in rest if span.parent == request.id] == STAGES
+def test_without_a_usable_traceparent_a_trace_begins_here(traced: Traced) -> None:
+    headers: list[dict[str, str]] = [{}, *({"traceparent": unusable} for unusable in UNUSABLE)]
+    asked = [traced.ask(TEXT, **header)[1] for header in headers]
+    for request_id in asked:
+        request, *rest = traced.receiver.trace_of(request_id)
+        assert request.parent == ""
+        assert request.trace != "ab" * 16
+        assert [span.name for span in rest if span.parent == request.id] == STAGES
 
 
 def test_a_later_version_of_the_header_is_understood(traced: Traced) -> None:

@@ -14,7 +14,9 @@ import pytest
 from launcher.gateway.access import Entry
 from launcher.gateway.work import Work
 from launcher.telemetry.lines import Event, Form, JsonLines, TextLines
+from launcher.telemetry.tracing import Tracer
 from tests.support.log_lines import objects_in
+from tests.support.spans import PARENT, Kept
 
 NASTY = [
     'a "quoted" \\ text',
@@ -106,6 +108,13 @@ def test_a_request_in_text() -> None:
         " tokenize=0.1ms queue=0.2ms inference=10.0ms encode=0.0ms key=search id=r-1"
     )
     assert str(refused()) == r"GET /\xe4\xbd\xa0\xe5\xa5\xbd\xff%0A 404 0.2ms reason=not_found key=- id=r-2"
+
+
+def test_a_traced_request_names_its_trace() -> None:
+    entry = answered()
+    entry.trace = Tracer(Kept(), sample=1, scheme="http").begin([(b"traceparent", PARENT)], "/v1/embeddings", 0.0)
+    assert str(entry).endswith(" key=search id=r-1 trace=0af7651916cd43dd8448eb211c80319c")
+    assert entry.fields()["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
 
 
 def test_a_request_in_json() -> None:
