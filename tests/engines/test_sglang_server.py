@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,10 @@ from launcher.supervisor.worker import Upkeep
 from launcher.telemetry.counts import WorkerCounts
 from launcher.telemetry.processes import ProcessMetrics
 from launcher.telemetry.registry import Registry
+from launcher.telemetry.tracing import TracedBatch, Tracer
 from tests.support.checkpoints import write_checkpoint
 from tests.support.evil import add_code
+from tests.support.spans import Kept
 
 pytestmark = [pytest.mark.sglang, pytest.mark.asyncio(loop_scope="module")]
 
@@ -189,6 +192,19 @@ async def test_texts_of_1_to_512_tokens_equal_transformers(
     vectors = await engine.run(batch_of(texts))
     assert vectors.dtype == np.float32
     assert least_cosine(vectors, expected) >= 0.9999
+
+
+async def test_of_a_traced_batch_the_worker_says_when_it_computed_it(engine: SglangEngine) -> None:
+    kept = Kept()
+    trace = Tracer(kept, sample=1, scheme="http").begin([], "/v1/embeddings", time.perf_counter())
+    assert trace
+    batch = batch_of([[CLS, 5, SEP], [CLS, SEP]])
+    before = time.perf_counter_ns()
+    await engine.run(replace(batch, trace=TracedBatch(kept, [trace], 2, 5)))
+    after = time.perf_counter_ns()
+    compute = kept.named("compute")
+    assert compute.attributes["sgl_embed.worker"] == "worker 0"
+    assert before < compute.began_ns - trace.epoch_ns < compute.ended_ns - trace.epoch_ns < after
 
 
 async def test_2048_texts_in_concurrent_batches_equal_transformers(

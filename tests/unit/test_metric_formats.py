@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client import Counter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open_metrics
 from prometheus_client.parser import text_string_to_metric_families as read_plain
 
@@ -23,6 +24,8 @@ PROMETHEUS = (
 def metrics() -> Metrics:
     registry = Registry()
     ProcessMetrics(registry, ["worker 0"])
+    # As SGLang names its own.
+    Counter("sglang:prompt_tokens", "Tokens.", registry=registry).inc()
     metrics = Metrics(registry, {"name": "m"}, ready=lambda: True)
     metrics.offered("embeddings")
     metrics.answered("embeddings", 200, 0.004, TRACE)
