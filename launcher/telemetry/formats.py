@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, openmetrics
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics.exposition import ALLOWUTF8, CONTENT_TYPE_LATEST, generate_latest
 
 Encode = Callable[[CollectorRegistry], bytes]
 
@@ -21,7 +22,8 @@ def plain(registry: CollectorRegistry) -> bytes:
 
 def open_metrics(registry: CollectorRegistry) -> bytes:
     """With exemplars, which the plain form has no place for."""
-    encoded: bytes = openmetrics.exposition.generate_latest(registry)  # type: ignore[no-untyped-call]
+    # By default SGLang's own, such as sglang:prompt_tokens_total, would have other names here than in the plain form.
+    encoded: bytes = generate_latest(registry, escaping=ALLOWUTF8)  # type: ignore[no-untyped-call]
     return encoded
 
 
@@ -31,5 +33,5 @@ def format_for(accept: str) -> tuple[Encode, str]:
         kind, *parameters = (part.strip() for part in asked.split(";"))
         versions = [parameter for parameter in parameters if parameter.startswith("version=")]
         if kind == OPENMETRICS and versions in ([], [OPENMETRICS_VERSION]):
-            return open_metrics, openmetrics.exposition.CONTENT_TYPE_LATEST
+            return open_metrics, CONTENT_TYPE_LATEST
     return plain, CONTENT_TYPE_PLAIN_0_0_4
