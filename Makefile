@@ -135,10 +135,10 @@ lock: $(UV) ## Write requirements/*.txt anew from pyproject.toml and requirement
 	@$(COMPILE) requirements/manifests.in -o requirements/manifests.txt
 	@$(COMPILE) requirements/image.in -c requirements/dev.txt -o requirements/image.txt
 	@$(COMPILE) requirements/bench-infinity.in -o requirements/bench-infinity.txt
-	@$(COMPILE) pyproject.toml requirements/sglang-0.5.17.in --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.17.txt
+	@$(COMPILE) pyproject.toml requirements/sglang-0.5.17.in --extra redis --extra tracing --extra bench --extra gpu-check -o requirements/sglang-0.5.17.txt
 	@cd deploy/check && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --loglevel error
 	@cp requirements/dev.txt requirements/sglang-0.5.23.txt   # versions that are there already are kept
-	@$(COMPILE) pyproject.toml --extra sglang --extra redis --extra bench --extra gpu-check -o requirements/sglang-0.5.23.txt
+	@$(COMPILE) pyproject.toml --extra sglang --extra redis --extra tracing --extra bench --extra gpu-check -o requirements/sglang-0.5.23.txt
 
 dashboards: $(DEV) ## Write monitoring/grafana/dashboards/ anew from monitoring/dashboards/
 	@$(BIN)/python -m monitoring.dashboards

@@ -38,10 +38,11 @@ FREE = {
 }
 HEAD = """# Metrics
 
-`GET /metrics` shows these, in Prometheus' text format. It needs no API key and does not wait for the engine. Names begin with
-`embedding_`; units are seconds, bytes, tokens and numbers of things. All that is counted is there from the first scrape on, at
-0, and nothing that a client sends adds a series; an API key has its own once the server knows it. Where there are several
-gateway processes, each shows what all of them counted.
+`GET /metrics` shows these, in Prometheus' text format, or in OpenMetrics for who asks for it: names and values are the same,
+and there the duration of requests has the [traces](operations/tracing.md) of some as exemplars. It needs no API key and does
+not wait for the engine. Names begin with `embedding_`; units are seconds, bytes, tokens and numbers of things. All that is
+counted is there from the first scrape on, at 0, and nothing that a client sends adds a series; an API key has its own once the
+server knows it. Where there are several gateway processes, each shows what all of them counted.
 
 With `engine.sglang.metrics: true` the metrics that SGLang keeps itself are shown too, under its names (`sglang:...`) and with
 the label `process`: some 270 series a worker, most of them about generating text and 0 for ever, since batches do not pass

@@ -42,9 +42,11 @@ class Bundle:
         return LOCKS / (f"sglang-{self.sglang}.txt" if self.sglang else "light.txt")
 
     def pinned(self) -> list[str]:
-        """Of what serves and of what an image holds beside it; a package of both is the same version in both."""
-        locks = (self.lock, LOCKS / "image.txt")
-        return [*dict.fromkeys(line for lock in locks for line in self.target.pinned(lock.read_text(encoding="utf-8")))]
+        """Of what serves and of what an image holds beside it; a package of both is of the version that serves. SGLang 0.5.17
+        needs an older protobuf than what sends traces would take."""
+        locks = (LOCKS / "image.txt", self.lock)
+        lines = [line for lock in locks for line in self.target.pinned(lock.read_text(encoding="utf-8"))]
+        return [*{line.partition("==")[0]: line for line in lines}.values()]
 
 
 def build(bundle: Bundle, say: Callable[[str], None]) -> None:

@@ -15,10 +15,14 @@ import yaml
 from launcher.gateway.access import Entry
 from launcher.gateway.work import Work
 from launcher.telemetry.lines import JsonLines
+from launcher.telemetry.tracing import Tracer, attributes_of
+from tests.support.spans import Kept
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations/logging.md").read_text()
 CONFIGS = sorted((ROOT / "deploy/logging").glob("*.yaml"))
+# Of every line.
+COMMON = {"ts", "level", "logger", "process", "message"}
 # Of a line that is no request's.
 OTHER_FIELDS = {"traceback", "url", "fingerprint"}
 
@@ -27,6 +31,7 @@ def every_field() -> dict[str, Any]:
     entry = Entry("POST", b"/v1/embeddings", "r-1")
     entry.status, entry.key, entry.task, entry.reason = 200, "search", "embeddings", "invalid"
     entry.work = Work(1, 2, 0, 0.1, "miss", 0.1, 0.1, 0.1)
+    entry.trace = Tracer(Kept(), sample=1, scheme="http").begin([], "/v1/embeddings", 0.0)
     record = logging.LogRecord("launcher.access", logging.INFO, "x.py", 1, entry, (), None)
     fields: dict[str, Any] = orjson.loads(JsonLines(None)(record))
     return fields
@@ -36,6 +41,12 @@ def test_the_page_has_every_field() -> None:
     (table,) = re.findall(r"^\| field .*?\n\n", PAGE, re.MULTILINE | re.DOTALL)
     described = {name for row in table.strip().splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert described == every_field().keys() | OTHER_FIELDS
+
+
+def test_the_page_on_tracing_has_every_attribute() -> None:
+    page = (ROOT / "docs/operations/tracing.md").read_text()
+    request = attributes_of({name: value for name, value in every_field().items() if name not in COMMON})
+    assert {f"`{name}`" for name in request} <= set(re.findall(r"`[\w.]+`", page))
 
 
 def test_the_questions_ask_for_fields_that_there_are() -> None:

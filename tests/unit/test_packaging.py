@@ -95,7 +95,14 @@ def test_what_is_served_with_is_what_was_tested() -> None:
 def test_each_sglang_has_a_set_with_what_serves_and_what_checks_it(version: str) -> None:
     project = pyproject()["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["redis"], *extras["bench"], *extras["gpu-check"], f"sglang=={version}"]
+    wanted = [
+        *project["dependencies"],
+        *extras["redis"],
+        *extras["tracing"],
+        *extras["bench"],
+        *extras["gpu-check"],
+        f"sglang=={version}",
+    ]
     assert_pinned(wanted, f"sglang-{version}.txt")
 
 
@@ -106,8 +113,10 @@ def test_newest_sglang_is_bundled_as_it_was_tested() -> None:
 
 
 def test_an_image_holds_the_cache_client_that_was_tested() -> None:
-    assert_pinned(pyproject()["project"]["optional-dependencies"]["redis"], "image.txt")
-    assert pins("image.txt")["redis"] == pins("dev.txt")["redis"]
+    extras = pyproject()["project"]["optional-dependencies"]
+    assert_pinned([*extras["redis"], *extras["tracing"]], "image.txt")
+    for name in ("redis", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"):
+        assert pins("image.txt")[name] == pins("dev.txt")[name]
 
 
 def test_build_backend_is_the_one_of_pyproject() -> None:
