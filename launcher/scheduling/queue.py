@@ -68,6 +68,8 @@ class Job:
         if self._missing == len(self.inputs):
             self.queue_s = batch_started - self.submitted
             self.vectors = np.empty((len(self.inputs), rows.shape[1]), np.float32)
+        for trace in self.traces:
+            trace.batch_ended(batch_started + batch_s)
         self.vectors[start : start + len(rows)] = rows
         self.inference_s += batch_s
         self._missing -= len(rows)

