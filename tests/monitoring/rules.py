@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,13 @@ class RuleTest:
     content: Mapping[str, Any]
 
 
+@cache
 def rules() -> list[Rule]:
     """In the order in which they are to be evaluated: what is recorded first."""
     found = [
         Rule(group["name"], content)
         for file in RULE_FILES
-        for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
+        for group in yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)["groups"]
         for content in group["rules"]
     ]
     return sorted(found, key=lambda rule: ("alert" in rule.content, rule.group != "sgl-embed.objectives"))
@@ -66,17 +68,21 @@ def alerts() -> list[Rule]:
     return [rule for rule in rules() if "alert" in rule.content]
 
 
-def rule_tests() -> Iterator[RuleTest]:
+@cache
+def rule_tests() -> list[RuleTest]:
+    found = []
     for file in TEST_FILES:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
         for test in content["tests"]:
             of, _, kind = test["name"].rpartition(": ")
-            yield RuleTest(of, kind, content["evaluation_interval"], test)
+            found.append(RuleTest(of, kind, content["evaluation_interval"], test))
+    return found
 
 
 def needed_by(alert: Rule) -> list[Rule]:
     """The alert, last, and before it all that records what it asks for."""
-    return [rule for rule in rules() if rule.content.get("record") in _asked(alert)] + [alert]
+    asked = _asked(alert)
+    return [rule for rule in rules() if rule.content.get("record") in asked] + [alert]
 
 
 def _asked(rule: Rule) -> set[str]:
