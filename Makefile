@@ -46,7 +46,7 @@ $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGH
 
 .PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e test-k8s test-images test-deploy \
 	chaos soak gpu-check lint k8s-check format notebooks bench bench-gpu bench-cluster overload capacity need-wrk bundle image image-gpu lock \
-	metrics-doc dashboards audit clean
+	metrics-doc dashboards rules audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -145,6 +145,9 @@ dashboards: $(DEV) ## Write monitoring/grafana/dashboards/ anew from monitoring/
 
 metrics-doc: $(DEV) ## Write docs/metrics.md anew from the code
 	@$(BIN)/python -m monitoring.reference
+
+rules: $(DEV) ## Write the PrometheusRule of k8s/components anew from monitoring/prometheus/rules
+	@$(BIN)/python -m monitoring.prometheus_rule
 
 audit: $(AUDIT)/.installed ## Look the locked versions up in a list of known vulnerabilities
 	@$(BIN)/python -m deploy.audit $(AUDIT)/bin/pip-audit

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from time import monotonic
 
-from deploy.check import core, crds, dockerfiles, metrics, policies, proxies, render, scan, yamlfiles
+from deploy.check import core, crds, dockerfiles, metrics, monitoring, policies, proxies, render, scan, yamlfiles
 from deploy.check.findings import CannotCheck, Outcome
 from deploy.check.tree import Tree
 
@@ -26,7 +26,8 @@ RUNGS = (
     Rung("policies", policies.check, "what this project holds its manifests to"),
     Rung("metrics", metrics.check, "every metric that is named is exported by a live server"),
     Rung("dockerfiles", dockerfiles.check, "hadolint"),
-    Rung("proxies", proxies.check, "nginx, Prometheus and Alertmanager read their configurations"),
+    Rung("proxies", proxies.check, "nginx reads its configuration"),
+    Rung("monitoring", monitoring.check, "Prometheus and Alertmanager read theirs, rules included"),
     Rung("scan", scan.check, "checkov"),
 )
 

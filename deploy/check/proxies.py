@@ -1,4 +1,4 @@
-"""nginx, Prometheus and Alertmanager each read their configuration of deploy/compose."""
+"""nginx reads its configuration of deploy/compose."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def check(tree: Tree) -> Outcome:
     folder = tree.root / COMPOSE
     if not folder.is_dir():
         raise CannotCheck(f"there is no {COMPOSE}")
-    findings = [*_nginx(folder), *_prometheus(folder), *_alertmanager(folder)]
-    return Outcome("nginx in the clear and with TLS, Prometheus and its rules, Alertmanager", findings)
+    return Outcome("nginx in the clear and with TLS", list(_nginx(folder)))
 
 
 def _nginx(folder: Path) -> Iterator[Finding]:
@@ -45,17 +44,3 @@ def lay_out(nginx: Path, front: str, place: Path) -> Path:
         certificate = ("-keyout", place / "tls" / "server.key", "-out", place / "tls" / "server.crt", "-subj", "/CN=localhost")
         run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *certificate)
     return place / "nginx" / "nginx.conf"
-
-
-def _prometheus(folder: Path) -> Iterator[Finding]:
-    # Reads the rule files that it names, too.
-    checked = run("promtool", "check", "config", "prometheus.yml", cwd=folder / "prometheus")
-    if checked.returncode:
-        yield Finding(f"{COMPOSE}/prometheus/prometheus.yml", "", " ".join(checked.stderr.split()), "promtool")
-
-
-def _alertmanager(folder: Path) -> Iterator[Finding]:
-    checked = run("amtool", "check-config", "alertmanager.yml", cwd=folder / "alertmanager")
-    if checked.returncode:
-        # The reason is in its output, its errors have only the sum.
-        yield Finding(f"{COMPOSE}/alertmanager/alertmanager.yml", "", " ".join(checked.stdout.split()), "amtool")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.check import dockerfiles, proxies, render, scan, yamlfiles
+from deploy.check import dockerfiles, monitoring, proxies, render, scan, yamlfiles
 from deploy.check.__main__ import main
 from deploy.check.findings import CannotCheck, Finding, Outcome
 from deploy.check.ladder import RUNGS, Rung, step
@@ -103,9 +103,6 @@ def test_dockerfile(checkout: Path) -> None:
         ("nginx/nginx.conf", "least_conn;", "least_con;", "deploy/compose/nginx: plain: .*least_con"),
         ("nginx/tls/server.conf", "ssl_protocols", "ssl_protocol", "deploy/compose/nginx: tls: .*ssl_protocol"),
         ("nginx/replicas.conf", "max_fails", "max_fail", "deploy/compose/nginx: plain: .*max_fail"),
-        ("prometheus/prometheus.yml", "scrape_configs:", "scrape_config:", "prometheus.yml: .*scrape_config"),
-        ("prometheus/rules.yml", "expr: up", "expr: up)", "prometheus.yml: .*rules.yml"),
-        ("alertmanager/alertmanager.yml", "receiver: webhook", "receiver: nobody", "alertmanager.yml: .*nobody"),
     ],
 )
 def test_proxies(checkout: Path, file: str, old: str, new: str, said: str) -> None:
@@ -114,10 +111,27 @@ def test_proxies(checkout: Path, file: str, old: str, new: str, said: str) -> No
     assert any(re.search(said, line, flags=re.DOTALL) for line in found), found
 
 
+@pytest.mark.parametrize(
+    "file, old, new, said",
+    [
+        ("monitoring/prometheus/prometheus.yml", "scrape_configs:", "scrape_config:", "prometheus.yml: .*scrape_config"),
+        ("monitoring/prometheus/prometheus.yml", "servers.yml", "server.yml", "prometheus.yml: with .*server.yml"),
+        ("monitoring/prometheus/rules/service.yml", "expr: up", "expr: up)", "prometheus.yml: .*service.yml"),
+        ("monitoring/targets/servers.yml", "targets:", "target:", "with monitoring/targets: .*servers.yml"),
+        ("deploy/compose/targets/alertmanagers.yml", "targets:", "target:", "with deploy/compose/targets: .*alertmanagers.yml"),
+        ("monitoring/alertmanager/alertmanager.yml", "receiver: pages", "receiver: nobody", "alertmanager.yml: .*nobody"),
+    ],
+)
+def test_monitoring(checkout: Path, file: str, old: str, new: str, said: str) -> None:
+    change(checkout / file, old, new)
+    found = findings(monitoring.check, checkout)
+    assert any(re.search(said, line, flags=re.DOTALL) for line in found), found
+
+
 def test_missing_program_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     tree = Tree(build=tmp_path)
-    said = {rung.name: step(rung, tree).trouble for rung in RUNGS if rung.name not in ("yaml", "proxies")}
+    said = {rung.name: step(rung, tree).trouble for rung in RUNGS if rung.name not in ("yaml", "proxies", "monitoring")}
     for name in ("render", "core", "crds", "policies", "metrics"):
         assert said[name].startswith("kubectl is not installed; https://"), said[name]
     assert said["dockerfiles"] == "hadolint is not installed; make build/manifests/.installed"
@@ -129,8 +143,9 @@ def test_missing_program_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp
 def test_missing_daemon_says_how_to_get_it(program: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = shutil.which
     monkeypatch.setattr("shutil.which", lambda name, **options: None if name == program else found(name, **options))
+    rung = proxies if program == "nginx" else monitoring
     with pytest.raises(CannotCheck, match=f"^{program} is not installed; on Debian and Ubuntu: apt install {package}$"):
-        proxies.check(Tree())
+        rung.check(Tree())
 
 
 def test_old_kubectl_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -89,18 +89,20 @@ def test_what_is_exported_or_is_of_others_is_not_found(exported: Exported) -> No
 
 
 def test_recorded_names_are_known(tmp_path: Path, exported: Exported) -> None:
-    (tmp_path / "deploy").mkdir()
-    (tmp_path / "deploy" / "rules.yml").write_text(RULES, encoding="utf-8")
+    folder = tmp_path / "monitoring/prometheus/rules"
+    folder.mkdir(parents=True)
+    (folder / "busy.yml").write_text(RULES, encoding="utf-8")
     tree = Tree(tmp_path)
     vars(tree)["overlays"] = []
     assert [str(finding) for finding in metrics.compare(list(queries_of(tree)), exported)] == [
-        "deploy/rules.yml: Busy: nothing records job:ofered:rate1m [metrics-are-exported]"
+        "monitoring/prometheus/rules/busy.yml: Busy: nothing records job:ofered:rate1m [metrics-are-exported]"
     ]
 
 
 def test_prose_is_read_by_names_and_by_blocks() -> None:
     text = (
-        "`embedding_ready`, `embedding_*`\n```promql\nsum(\nembedding_a\n)\n\nembedding_b\n```\nembedding_batch(\nembedding_c"
+        "`embedding_ready`, `embedding_*`, `job:embedding_ready:sum`\n"
+        "```promql\nsum(\nembedding_a\n)\n\nembedding_b\n```\nembedding_batch(\nembedding_c"
     )
     assert [(query.place, query.text.split(), query.is_name) for query in queries_in_prose("x.md", text)] == [
         ("line 3", ["sum(", "embedding_a", ")"], False),

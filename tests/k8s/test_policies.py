@@ -20,6 +20,7 @@ from deploy.check.policies import (
     network,
     references,
     resources,
+    scraping,
     security,
     selectors,
     vectors,
@@ -100,6 +101,18 @@ CASES = (
         selectors.monitors_select_ports,
         "spec.podMetricsEndpoints[0].port",
         put("PodMonitor", "spec podMetricsEndpoints 0 port", "metrics"),
+        overlay="gpu-gateway-api",
+    ),
+    case(
+        scraping.monitors_give_the_job_of_the_rules,
+        "ServiceMonitor/sgl-embed spec.jobLabel",
+        put("Service", "metadata labels team", "search"),
+        put("ServiceMonitor", "spec jobLabel", "team"),
+    ),
+    case(
+        scraping.monitors_give_the_job_of_the_rules,
+        "PodMonitor/sgl-embed spec.jobLabel",
+        drop("PodMonitor", "spec jobLabel"),
         overlay="gpu-gateway-api",
     ),
     case(
