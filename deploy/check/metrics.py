@@ -17,12 +17,6 @@ OURS = "embedding_"
 ELSEWHERE = re.compile(r"up|ALERTS|(alertmanager|container|DCGM|go|kube|nginx|node|process|prometheus|python|redis|scrape)_\w+")
 # Of a GPU and of SGLang's workers, which the server that is asked has none of.
 OF_WORKERS = re.compile(r"embedding_(gpu_\w+|watchdog_checks_total)|sglang:\w+")
-# To be deleted, with its namesake in tests/monitoring/made_up.py, once the server and the rules have all of these.
-AWAITED = re.compile(
-    r"embedding_(requests_accepted|padding_tokens|self_tests|process_cpu_seconds|python_gc_collections)_total|"
-    r"embedding_(queue_tokens|queue_oldest_seconds|python_info|process_(resident_memory_bytes|open_fds|max_fds))|"
-    r"embedding_process_start_time_seconds|(namespace_job|sgl_embed):\w+:\w+"
-)
 # What Prometheus adds to whatever it scrapes.
 OF_THE_TARGET = {"cluster", "container", "endpoint", "instance", "job", "namespace", "node", "pod", "replica", "service"}
 # All values of these are there from the first scrape on; of others a server that has just started shows few.
@@ -50,7 +44,7 @@ def compare(queries: Sequence[Query], exported: Exported) -> Iterator[Finding]:
 
 
 def faults(series: Series, recorded: set[str], exported: Exported) -> Iterator[str]:
-    if series.metric in recorded or any(some.fullmatch(series.metric) for some in (ELSEWHERE, OF_WORKERS, AWAITED)):
+    if series.metric in recorded or any(some.fullmatch(series.metric) for some in (ELSEWHERE, OF_WORKERS)):
         return
     if series.metric not in exported:
         yield f"the server exports no {series.metric}" if series.metric.startswith(OURS) else f"nothing records {series.metric}"

@@ -31,37 +31,6 @@ sglang:startup_time_seconds{process="worker 0",phase="load_weight"} 2
 sglang:scheduler_process_cpu_seconds_total{process="worker 0"} 9
 """
 
-# To be deleted, with its namesake in deploy/check/metrics.py, once the server and the rules have all of these.
-AWAITED = """
-embedding_requests_accepted_total{task="embeddings"} 1
-embedding_requests_accepted_total{task="tokenize"} 1
-embedding_padding_tokens_total 1
-embedding_queue_tokens 1
-embedding_queue_oldest_seconds 1
-embedding_self_tests_total{process="worker 0",result="passed"} 1
-embedding_self_tests_total{process="worker 0",result="failed"} 0
-embedding_process_cpu_seconds_total{process="server"} 1
-embedding_process_resident_memory_bytes{process="server"} 1
-embedding_process_open_fds{process="server"} 1
-embedding_process_max_fds{process="server"} 2
-embedding_process_start_time_seconds{process="server"} 1
-embedding_python_info{version="3.11.2",implementation="CPython"} 1
-embedding_python_gc_collections_total{process="server",generation="0"} 1
-sgl_embed:error_budget:ratio 0.001
-sgl_embed:slow_budget:ratio 0.01
-namespace_job:embedding_requests:rate5m 1
-namespace_job:embedding_tokens:rate5m 1
-namespace_job:embedding_request_duration_seconds:p95_5m 1
-namespace_job:embedding_errors:ratio_rate5m 0
-namespace_job:embedding_errors:ratio_rate1h 0
-namespace_job:embedding_errors:ratio_rate6h 0
-namespace_job:embedding_errors:ratio_rate3d 0
-namespace_job:embedding_slow:ratio_rate5m 0
-namespace_job:embedding_slow:ratio_rate1h 0
-namespace_job:embedding_slow:ratio_rate6h 0
-namespace_job:embedding_slow:ratio_rate3d 0
-"""
-
 
 @contextmanager
 def exported(text: str) -> Iterator[str]:

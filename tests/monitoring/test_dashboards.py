@@ -25,7 +25,7 @@ from monitoring.dashboards.files import BOARDS, FOLDER, contents
 from monitoring.expressions import Expression, expressions_of, filled, panels_of, read_board
 from monitoring.pictures.__main__ import PICTURES
 from monitoring.pictures.__main__ import main as draw_pictures
-from tests.monitoring.made_up import AWAITED, ELSEWHERE, exported
+from tests.monitoring.made_up import ELSEWHERE, exported
 from tests.support.processes import wait_until
 from tests.support.prometheus import RunningPrometheus, running_prometheus
 from tests.support.server import RunningServer, running_server
@@ -82,7 +82,7 @@ class Loaded:
 def loaded(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     folder = tmp_path_factory.mktemp("prometheus")
     with (
-        exported(ELSEWHERE + AWAITED) as made_up,
+        exported(ELSEWHERE) as made_up,
         running_prometheus(folder, [server.base_url, made_up], rules=RULES) as prometheus,
         httpx.Client(base_url=server.base_url, headers={"Authorization": "Bearer free-key"}, timeout=60) as client,
     ):
@@ -145,7 +145,7 @@ def test_what_is_made_up_is_nothing_that_there_is(server: RunningServer) -> None
     for file in RULES:
         for content in documents(file.read_text(encoding="utf-8")):
             real |= {rule["record"] for group in content["groups"] for rule in group["rules"] if "record" in rule}
-    assert names(ELSEWHERE + AWAITED) & real == set(), "this can be had: take it from made_up.py and deploy/check/metrics.py"
+    assert names(ELSEWHERE) & real == set(), "this can be had: take it from made_up.py and deploy/check/metrics.py"
 
 
 def names(text: str) -> set[str]:
@@ -154,7 +154,7 @@ def names(text: str) -> set[str]:
 
 def test_made_up_series_are_all_asked_for() -> None:
     asked = set(re.findall(r"[a-z][a-z0-9_:]+", " ".join(found.text for found in expressions())))
-    assert names(ELSEWHERE + AWAITED) <= asked
+    assert names(ELSEWHERE) <= asked
 
 
 def test_each_board_has_its_own_name_and_links_to_the_others() -> None:
