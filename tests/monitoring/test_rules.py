@@ -50,9 +50,7 @@ def test_each_alert_has_tests_of_each_kind() -> None:
     kinds: dict[str, set[str]] = {rule.title: set() for rule in alerts()}
     for test in rule_tests():
         kinds[test.of].add(test.kind)
-    assert kinds == {
-        rule.title: KINDS if named(rule) in WITHOUT_TRAFFIC else {*KINDS, "low traffic"} for rule in alerts()
-    }
+    assert kinds == {rule.title: KINDS if named(rule) in WITHOUT_TRAFFIC else {*KINDS, "low traffic"} for rule in alerts()}
 
 
 def test_a_test_of_a_kind_expects_what_the_kind_says() -> None:
