@@ -61,6 +61,12 @@ class RunningPrometheus:
         assert reply.status_code == 200, reply.text
         return [float(series["value"][1]) for series in reply.json()["data"]["result"]]
 
+    def samples(self, query: str, at: float) -> list[list[tuple[float, float]]]:
+        """Of each series in a range vector, when it was scraped and what its value was."""
+        reply = self._client.get("/api/v1/query", params={"query": query, "time": at})
+        assert reply.status_code == 200, reply.text
+        return [[(when, float(value)) for when, value in series["values"]] for series in reply.json()["data"]["result"]]
+
     def value(self, query: str, at: float | None = None) -> float:
         """As the autoscaler has it, which refuses a result of none or of several series."""
         (value,) = self.values(query, at)
