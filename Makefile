@@ -45,8 +45,8 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
 .PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e test-k8s test-images test-deploy \
-	chaos soak gpu-check lint k8s-check format notebooks bench bench-gpu bench-cluster overload capacity need-wrk bundle image image-gpu lock \
-	metrics-doc dashboards rules audit clean
+	chaos soak alerts-check gpu-check lint k8s-check format notebooks bench bench-gpu bench-cluster overload capacity need-wrk \
+	bundle image image-gpu lock metrics-doc dashboards rules audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -76,6 +76,9 @@ soak: $(DEV) ## Ten minutes of mixed requests on each engine; the memory must st
 
 test-unit test-cache test-gateway test-engines test-e2e test-k8s test-images test-deploy: $(DEV) ## Run this folder of the tests
 	@$(BIN)/python -m pytest $(@:test-%=tests/%) $(ARGS)
+
+alerts-check: $(DEV) ## Break three servers and see who hears of it, with the rules as deployed; half an hour, ARGS='--factor 40' for a minute
+	@$(BIN)/python -m monitoring.proof $(ARGS)
 
 gpu-check: $(GPU_READY) ## Compare SGLang's vectors on this machine's NVIDIA GPU with transformers in float32
 	@exec $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu --require-gpu $(GPU_TESTS) $(ARGS)

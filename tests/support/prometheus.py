@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,36 +23,31 @@ MISSING = "these tests need Prometheus: apt install prometheus (Debian, Ubuntu),
 
 
 class RunningPrometheus:
-    """Starts at once; ``wait_ready`` returns when it has scraped each of ``servers`` (their base URLs)."""
+    """Starts at once with ``config``, a whole prometheus.yml; ``wait_ready`` returns when it has scraped so many servers."""
 
-    def __init__(self, folder: Path, servers: Sequence[str], scrape_interval_s: int, rules: Sequence[Path] = ()) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, object], options: Sequence[str] = ()) -> None:
         program = shutil.which("prometheus")
         assert program, MISSING
         self._log = folder / "prometheus.log"
-        self._scrape_interval_s = scrape_interval_s
-        self._servers = len(servers)
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration(servers, scrape_interval_s)), encoding="utf-8")
-        for file in rules:
-            (folder / f"rules-{file.name}").write_text(evaluated_often(file.read_text(encoding="utf-8")), encoding="utf-8")
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 [
                     *(program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'series'}"),
-                    *("--web.listen-address=127.0.0.1:0", "--log.format=logfmt"),
+                    *("--web.listen-address=127.0.0.1:0", "--log.format=logfmt", *options),
                 ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
 
-    def wait_ready(self) -> RunningPrometheus:
+    def wait_ready(self, servers: int, timeout_s: float = START_TIMEOUT_S) -> RunningPrometheus:
         wait_until("Prometheus listens", lambda: LISTENING.search(self._read_log()) is not None, START_TIMEOUT_S)
         found = LISTENING.search(self._read_log())
         assert found
         self.url = f"http://{found[1]}"
         self._client = httpx.Client(base_url=self.url, timeout=30)
         wait_until("Prometheus is ready", lambda: self._client.get("/-/ready").status_code == 200, START_TIMEOUT_S)
-        timeout_s = START_TIMEOUT_S + self._scrape_interval_s
-        wait_until("all are scraped", lambda: self.values("count(up == 1)") == [self._servers], timeout_s)
+        wait_until("all are scraped", lambda: self.values("count(up == 1)") == [servers], timeout_s)
         return self
 
     def values(self, query: str, at: float | None = None) -> list[float]:
@@ -82,12 +77,11 @@ class RunningPrometheus:
         return log
 
 
-def configuration(servers: Sequence[str], scrape_interval_s: int) -> dict[str, object]:
-    targets = [urlsplit(server).netloc for server in servers]
+def configuration(servers: Sequence[str], scrape_interval_s: int, rules: Sequence[Path]) -> dict[str, object]:
     return {
         "global": dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), f"{scrape_interval_s}s"),
-        "rule_files": ["rules-*.yml"],
-        "scrape_configs": [{"job_name": "sgl-embed", "static_configs": [{"targets": targets}]}],
+        "rule_files": [str(file) for file in rules],
+        "scrape_configs": [{"job_name": "sgl-embed", "static_configs": [{"targets": targets(servers)}]}],
     }
 
 
@@ -98,13 +92,21 @@ def evaluated_often(rules: str) -> str:
     return yaml.safe_dump({**content, "groups": groups})
 
 
+def targets(servers: Sequence[str]) -> list[str]:
+    """As Prometheus names the servers with these base URLs."""
+    return [urlsplit(server).netloc for server in servers]
+
+
 @contextmanager
 def running_prometheus(
     folder: Path, servers: Sequence[str], scrape_interval_s: int = 1, rules: Sequence[Path] = ()
 ) -> Iterator[RunningPrometheus]:
-    """``rules``: files of rules that it evaluates."""
-    prometheus = RunningPrometheus(folder, servers, scrape_interval_s, rules)
+    """It scrapes ``servers`` (their base URLs) and evaluates these files of rules, and does nothing else."""
+    often = [folder / f"rules-{file.name}" for file in rules]
+    for file, written in zip(rules, often, strict=True):
+        written.write_text(evaluated_often(file.read_text(encoding="utf-8")), encoding="utf-8")
+    prometheus = RunningPrometheus(folder, configuration(servers, scrape_interval_s, often))
     try:
-        yield prometheus.wait_ready()
+        yield prometheus.wait_ready(len(servers), START_TIMEOUT_S + scrape_interval_s)
     finally:
         prometheus.stop()

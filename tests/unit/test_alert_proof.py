@@ -1,0 +1,71 @@
+"""How rules are made shorter, and how what was heard becomes a verdict; tests/monitoring/test_alerts_live.py has the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from monitoring.proof.outcomes import Expected, Outcome, Phase, outcomes, table
+from monitoring.proof.shorter import milliseconds, shorter
+from monitoring.proof.webhook import Heard
+
+
+@pytest.mark.parametrize(
+    ("deployed", "short"),
+    [
+        ("sum(rate(requests_total[5m]))", "sum(rate(requests_total[5000ms]))"),
+        ("max_over_time(up[1h30m:30s] offset 1h)", "max_over_time(up[90000ms:500ms] offset 60000ms)"),
+        ("max_over_time(up[1h:])", "max_over_time(up[60000ms:])"),
+        ("        for: 2m\n", "        for: 2000ms\n"),
+        ("{scrape_interval: 15s, evaluation_interval: 15s}", "{scrape_interval: 250ms, evaluation_interval: 250ms}"),
+        ("  group_wait: 30s\n  repeat_interval: 3d", "  group_wait: 500ms\n  repeat_interval: 4320000ms"),
+        ("for: 10ms", "for: 1ms"),
+        ("for: 0s", "for: 0ms"),
+        # What is no time of theirs: names, labels, thresholds, words.
+        ("namespace_job:embedding_errors:ratio_rate5m > 2", "namespace_job:embedding_errors:ratio_rate5m > 2"),
+        ('{window: 1h}\nexpr: factor{window="1h"}', '{window: 1h}\nexpr: factor{window="1h"}'),
+        ('summary: "waits for 5m: see interval 5m"', 'summary: "waits for 5m: see interval 5m"'),
+    ],
+)  # fmt: skip
+def test_durations_are_shorter_by_the_factor(deployed: str, short: str) -> None:
+    assert shorter(deployed, 60) == short
+
+
+def test_a_duration_is_the_sum_of_its_parts() -> None:
+    assert milliseconds("1h30m") == 5_400_000
+    assert milliseconds("250ms") == 250
+    with pytest.raises(ValueError, match="no duration"):
+        milliseconds("soon")
+
+
+PHASE = Phase("killed", Expected(frozenset({"Down"}), frozenset({"Burn"})), began=100.0, mended=160.0)
+
+
+def judged(*heard: Heard) -> dict[str, str]:
+    return {each.alert: each.verdict for each in outcomes(PHASE, heard)}
+
+
+def test_what_was_to_be_heard_and_resolved_was() -> None:
+    heard = [Heard("Down", "firing", 102.0), Heard("Down", "resolved", 165.0)]
+    assert outcomes(PHASE, heard) == [Outcome("killed", "Down", 2.0, 5.0, "heard")]
+    assert "| killed | Down | 2.0 s | 5.0 s | heard |" in table(outcomes(PHASE, heard))
+
+
+def test_silence_where_something_was_to_be_heard_is_a_miss() -> None:
+    (missed,) = outcomes(PHASE, [])
+    assert (missed.verdict, missed.good) == ("missed", False)
+    assert "| killed | Down | - | - | **missed** |" in table([missed])
+
+
+def test_an_alert_that_stays_is_told() -> None:
+    assert judged(Heard("Down", "firing", 102.0)) == {"Down": "not resolved"}
+
+
+def test_what_follows_may_be_heard_and_anything_else_is_false() -> None:
+    heard = [Heard("Down", "firing", 102.0), Heard("Down", "resolved", 165.0)]
+    found = judged(*heard, Heard("Burn", "firing", 103.0), Heard("Other", "firing", 104.0))
+    assert found == {"Down": "heard", "Burn": "follows", "Other": "false"}
+
+
+def test_the_end_of_what_an_earlier_phase_began_is_nothing_of_this_one() -> None:
+    heard = [Heard("Down", "firing", 102.0), Heard("Down", "resolved", 165.0)]
+    assert judged(*heard, Heard("Other", "resolved", 101.0)) == {"Down": "heard"}
