@@ -45,8 +45,8 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 $(shell test -x $(BIN)/python && grep -qsxF "$(CURDIR)" $(LIGHT) || rm -f $(LIGHT))
 
 .PHONY: help setup setup-dev serve plan test test-unit test-cache test-gateway test-engines test-e2e test-k8s test-images test-deploy \
-	chaos soak alerts-check gpu-check lint k8s-check format notebooks bench bench-gpu bench-cluster overload capacity need-wrk \
-	bundle image image-gpu lock metrics-doc dashboards rules audit clean
+	chaos soak alerts-check gpu-check lint k8s-check format notebooks bench bench-gpu bench-cluster bench-instrumentation \
+	overload capacity need-wrk bundle image image-gpu lock metrics-doc dashboards rules audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z].*:.*## / {n = split($$1, names, " "); for (i = 1; i <= n; i++) printf "  make %-13s %s\n", names[i], $$2}' \
@@ -104,6 +104,9 @@ bench-gpu: need-wrk $(GPU_READY) ## Compare with stock SGLang on this machine's 
 
 bench-cluster: need-wrk $(DEV) ## Measure three servers behind nginx on this machine; 2 minutes, ARGS=--help for more
 	@exec $(BIN)/python -m benchmarks.cluster $(ARGS)
+
+bench-instrumentation: need-wrk $(DEV) ## Measure what metrics and log lines cost, and scrapes under load; 8 minutes, or ARGS=--quick
+	@exec $(BIN)/python -m benchmarks.instrumentation $(ARGS)
 
 overload: $(DEV) ## Ask five times as much of a server as it can do, and say what held; 2 minutes, ARGS=--help for more
 	@exec $(BIN)/python -m benchmarks.overload $(ARGS)

@@ -1,0 +1,1 @@
+"""What counting, timing and logging cost a server: ``python -m benchmarks.instrumentation``."""
