@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
+import yaml
 
 from monitoring.proof.outcomes import Expected, Outcome, Phase, outcomes, table
 from monitoring.proof.shorter import milliseconds, shorter
 from monitoring.proof.webhook import Heard
+
+RULES = sorted((Path(__file__).parents[2] / "monitoring/prometheus/rules").glob("*.yml"))
+RANGE = re.compile(r"\[(\w+)\]")
 
 
 @pytest.mark.parametrize(
@@ -28,6 +37,26 @@ from monitoring.proof.webhook import Heard
 )  # fmt: skip
 def test_durations_are_shorter_by_the_factor(deployed: str, short: str) -> None:
     assert shorter(deployed, 60) == short
+
+
+def test_nothing_but_time_changes_in_the_rules() -> None:
+    assert RULES
+    for file in RULES:
+        text = file.read_text(encoding="utf-8")
+        deployed, short = (list(rules_in(each)) for each in (text, shorter(text, 10)))
+        assert [rule.pop("for", None) for rule in short] == [shortened(rule.pop("for", None)) for rule in deployed]
+        for rule in deployed:
+            rule["expr"] = RANGE.sub(lambda found: f"[{milliseconds(found[1]) // 10}ms]", rule["expr"])
+        assert short == deployed
+
+
+def rules_in(text: str) -> Iterator[dict[str, Any]]:
+    for group in yaml.safe_load(text)["groups"]:
+        yield from group["rules"]
+
+
+def shortened(duration: str | None) -> str | None:
+    return duration and f"{milliseconds(duration) // 10}ms"
 
 
 def test_a_duration_is_the_sum_of_its_parts() -> None:
