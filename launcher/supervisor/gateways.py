@@ -92,6 +92,9 @@ class GatewayProcess:
                 beat = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self._channel, len(BEAT)), BEAT_S)
             except TimeoutError:
                 missed += 1
+            except ConnectionResetError:
+                # It ended with connections that it had been given, and had not taken yet.
+                raise await self.exited() from None
             else:
                 missed = 0
                 if not beat:
@@ -99,10 +102,7 @@ class GatewayProcess:
         return EngineError(f"{self.name} has given no sign of life for {HANG_BEATS * BEAT_S:g} s")
 
     async def exited(self) -> WorkerDied:
-        """Wait for its end; what it counted stays, what it measured is gone."""
-        died = await self._process.exited()
-        forget_process(self._process.pid, self._metrics_folder)
-        return died
+        return await self._process.exited()
 
     def give(self, connection: socket.socket) -> bool:
         """Have it serve ``connection`` too. Returns whether it could be given: it may have ended, or be far behind."""
@@ -123,7 +123,10 @@ class GatewayProcess:
         self._process.signal(number)
 
     async def kill(self) -> None:
+        """Also where it has ended by itself: what it counted stays, what it measured is gone."""
         await self._process.stop(timeout_s=0)
+        if self.started:
+            forget_process(self.pid, self._metrics_folder)
         self._channel.close()
         self._its_channel.close()
 

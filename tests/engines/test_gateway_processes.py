@@ -20,9 +20,9 @@ from launcher.telemetry.registry import Registry
 pytestmark = pytest.mark.timeout(60)
 
 DEADLINE_S = 20.0
-# Reads its setup, which says what it does wrong; says "ready"; answers each connection with its name.
+# Reads its setup, which says what it does wrong; says "ready", and measures something; answers each connection with its name.
 CHILD = """
-import pickle, signal, socket, sys, time
+import os, pickle, signal, socket, sys, time
 channel = socket.socket(fileno=int(sys.argv[1]))
 name, fault = pickle.loads(channel.recv(1 << 20))
 if fault == "dies":
@@ -31,8 +31,11 @@ def leave(*_):
     sys.exit(0 if fault != "unanswered" else 1)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if fault == "slow" else leave)
 signal.signal(signal.SIGINT, leave)
+open(f"{os.environ['PROMETHEUS_MULTIPROC_DIR']}/gauge_livesum_{os.getpid()}.db", "w").close()
 if fault != "silent":
     channel.sendall(b"ready")
+if fault == "deaf":
+    time.sleep(600)
 while True:
     _, fds, _, _ = socket.recv_fds(channel, 1, 1)
     with socket.socket(fileno=fds[0]) as connection:
@@ -136,6 +139,34 @@ async def test_one_that_was_killed_is_started_again_and_the_others_go_on(start: 
     assert two.registry.get_sample_value("embedding_process_restarts_total", {"process": "gateway 0"}) == 2
     assert two.registry.get_sample_value("embedding_process_restarts_total", {"process": "gateway 1"}) == 0
     assert not two.task.done()
+
+
+async def test_one_that_ended_with_connections_untaken_is_told_as_any_other(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    two = await start("deaf", "none").serving()
+    pid = two.process(0).pid
+    with socket.create_server(("127.0.0.1", 0)) as connection:
+        assert two.process(0).give(connection)
+    two.process(0).signal(signal.SIGKILL)
+    await two.again(0, life=2)
+    assert "gateway 0 ended (killed by signal 9)" in caplog.text
+    assert pid not in measured_by(tmp_path)
+
+
+async def test_what_one_measured_that_hung_is_forgotten(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateways, "BEAT_S", 0.1)
+    monkeypatch.setattr(gateways, "HANG_BEATS", 2)
+    one = await start("deaf").serving()
+    pid = one.process(0).pid
+    assert pid in measured_by(tmp_path)
+    await one.again(0, life=2)
+    assert pid not in measured_by(tmp_path)
+
+
+def measured_by(folder: Path) -> set[int]:
+    """Processes whose gauges are shown."""
+    return {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_live*.db")}
 
 
 async def test_a_death_at_the_start_is_told(start: Start) -> None:
