@@ -78,7 +78,7 @@ test-unit test-cache test-gateway test-engines test-e2e test-k8s test-images tes
 	@$(BIN)/python -m pytest $(@:test-%=tests/%) $(ARGS)
 
 alerts-check: $(DEV) ## Break three servers and see who hears of it, with the rules as deployed; half an hour, ARGS='--factor 40' for a minute
-	@$(BIN)/python -m monitoring.proof $(ARGS)
+	@$(BIN)/python -m tests.monitoring.proof $(ARGS)
 
 gpu-check: $(GPU_READY) ## Compare SGLang's vectors on this machine's NVIDIA GPU with transformers in float32
 	@exec $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu --require-gpu $(GPU_TESTS) $(ARGS)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.proof.deployed import Deployed
-from monitoring.proof.outcomes import Outcome, table
-from monitoring.proof.run import TROUBLES, Trouble, prove
+from tests.monitoring.proof.deployed import Deployed
+from tests.monitoring.proof.outcomes import Outcome, table
+from tests.monitoring.proof.run import TROUBLES, Trouble, prove
 
 MONITORING = Path(__file__).parents[2] / "monitoring"
 # With one that is much larger, the workers' 2.5 s would be so long that they seem to be stuck.

@@ -23,7 +23,7 @@ import pytest
 
 from launcher.telemetry.metrics import SECONDS
 from monitoring.expressions import DEFAULTS, filled, panels_of, read_board
-from monitoring.proof.shorter import shorter
+from tests.monitoring.proof.shorter import shorter
 from tests.support.load import MODEL
 from tests.support.processes import metric, restarts, wait_until
 from tests.support.prometheus import RunningPrometheus, running_prometheus

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring.proof.outcomes import Expected, Outcome, Phase, outcomes, table
-from monitoring.proof.shorter import milliseconds, shorter
-from monitoring.proof.webhook import Heard
+from tests.monitoring.proof.outcomes import Expected, Outcome, Phase, outcomes, table
+from tests.monitoring.proof.shorter import milliseconds, shorter
+from tests.monitoring.proof.webhook import Heard
 
 RULES = sorted((Path(__file__).parents[2] / "monitoring/prometheus/rules").glob("*.yml"))
 RANGE = re.compile(r"\[(\w+)\]")

@@ -1,4 +1,4 @@
-"""``python -m monitoring.proof``: three servers, a real Prometheus and a real Alertmanager with the files that are deployed."""
+"""``python -m tests.monitoring.proof``: three servers, a real Prometheus and Alertmanager with the files that are deployed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from monitoring.proof.deployed import Deployed
-from monitoring.proof.outcomes import table
-from monitoring.proof.run import prove
+from tests.monitoring.proof.deployed import Deployed
+from tests.monitoring.proof.outcomes import table
+from tests.monitoring.proof.run import prove
 from tests.support.checkpoints import TINY, write_checkpoint
 
-MONITORING = Path(__file__).parents[1]
+MONITORING = Path(__file__).parents[3] / "monitoring"
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m monitoring.proof", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.monitoring.proof", description=__doc__)
     parser.add_argument("--factor", type=float, default=1.0, help="let time in rules and intervals go so many times as fast")
     return parser.parse_args()
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from monitoring.proof.webhook import Heard
+from tests.monitoring.proof.webhook import Heard
 
 Verdict = Literal["heard", "missed", "not resolved", "false", "follows"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from monitoring.proof.shorter import milliseconds, shorter
+from tests.monitoring.proof.shorter import milliseconds, shorter
 from tests.support.prometheus import targets
 
 JOB = "sgl-embed"

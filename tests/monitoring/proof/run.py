@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from monitoring.proof.deployed import Deployed
-from monitoring.proof.outcomes import Expected, Outcome, Phase, outcomes
-from monitoring.proof.service import Service, running_service
-from monitoring.proof.webhook import Webhook, listening
+from tests.monitoring.proof.deployed import Deployed
+from tests.monitoring.proof.outcomes import Expected, Outcome, Phase, outcomes
+from tests.monitoring.proof.service import Service, running_service
+from tests.monitoring.proof.webhook import Webhook, listening
 from tests.support.alertmanager import running_alertmanager
 from tests.support.prometheus import RunningPrometheus
 

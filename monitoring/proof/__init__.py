@@ -1,1 +1,0 @@
-"""Whether the alerts that are deployed are heard, and only then: ``python -m monitoring.proof``."""

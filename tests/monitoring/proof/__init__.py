@@ -1,0 +1,1 @@
+"""Whether the alerts that are deployed are heard, and only then: ``python -m tests.monitoring.proof``."""
