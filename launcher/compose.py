@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -77,7 +78,8 @@ class Parts:
     pauses: tuple[Source, ...]
     batcher: Batcher
     redis: AbstractAsyncContextManager[object]
-    spans: AbstractAsyncContextManager[object]
+    # Sends them while it is entered; does not send what is left once the event is set.
+    spans: Callable[[asyncio.Event], AbstractAsyncContextManager[None]]
     keeper: Keeper
     model: ServedModel
     reloadable: Mapping[str, Reloadable | None]
@@ -91,7 +93,7 @@ class Secrets:
 
     keys: Keys = field(repr=False)
     redis_url: str | None = field(repr=False)
-    trace_headers: str | None = field(repr=False)
+    trace_headers: Mapping[str, str] = field(repr=False)
 
 
 def build(plan: Plan, secrets: Secrets, folder: Path) -> Parts:
@@ -154,7 +156,7 @@ def build_gateway(
         pauses=(engine.unready_reason,),
         batcher=batcher,
         redis=redis or nullcontext(),
-        spans=spans or nullcontext(),
+        spans=spans.sending if spans else no_spans,
         keeper=keeper,
         model=model,
         reloadable={"API keys": keys},
@@ -175,7 +177,7 @@ def build_service(
     )
 
 
-def trace_spans(tracing: Tracing, model: ServedModel, headers: str | None) -> OtlpSpans | None:
+def trace_spans(tracing: Tracing, model: ServedModel, headers: Mapping[str, str]) -> OtlpSpans | None:
     """None where tracing is off."""
     endpoint = read_endpoint(tracing.endpoint)
     if endpoint is None:
@@ -183,6 +185,10 @@ def trace_spans(tracing: Tracing, model: ServedModel, headers: str | None) -> Ot
     serves = {"model": model.name, "fingerprint": model.fingerprint, "engine": model.engine, "dtype": model.dtype}
     resource = {f"{OWN}.{name}": value for name, value in serves.items()}
     return OtlpSpans(endpoint, headers, resource, tracing.service_name)
+
+
+def no_spans(hurry: asyncio.Event) -> AbstractAsyncContextManager[None]:
+    return nullcontext()
 
 
 def build_tracer(config: Config, spans: OtlpSpans) -> Tracer:

@@ -53,6 +53,9 @@ This page is written by `make metrics-doc`, and a test holds it to the code.
 
 """
 TAIL = """
+Once all are answered, `offered` = `accepted` + those refused after they were offered + those whose client had gone by then.
+What was accepted may still fail.
+
 A `status` of 499 says that the client had gone. Statuses that only come before a request asks the model, such as 401, are among
 the rejected ones.
 
@@ -61,8 +64,6 @@ the rejected ones.
 What waits, whether requests are taken, and what processes and GPUs use, is measured about once a second, each process by itself
 or by the one that was started.
 
-- `offered` = `accepted` + those refused after they were offered + those whose client had gone by then, once all are answered.
-  What was accepted may still fail.
 - A worker counts with all processes that it started. `embedding_process_cpu_seconds_total` goes on when a process is started
   anew (less what it used in its last second); `embedding_process_start_time_seconds` says when. While a process is dead its
   gauges are not there.

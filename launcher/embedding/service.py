@@ -86,8 +86,8 @@ class EmbeddingService:
         tokenization_s = time.perf_counter() - started
         tokens = self._count_tokens(tokenized)
 
-        vectors = [item.ids for item in tokenized]
-        found = await self._vectors.of(vectors, call.deadline, self._on_accepted, call.trace)
+        ids = [item.ids for item in tokenized]
+        found = await self._vectors.of(ids, call.deadline, self._on_accepted, call.trace)
         truncated = sum(item.truncated for item in tokenized)
         self._hooks.inputs(len(tokenized), tokens, truncated)
         self._tell(tokenization_s, found)

@@ -56,11 +56,15 @@ class WorkerClient:
         """
         vectors, computed = await self._ask(batch)
         try:
-            if batch.trace and computed:
-                batch.trace.computed(*read_computed(computed))
-            return read_vectors(vectors, len(batch.lengths))
+            rows = read_vectors(vectors, len(batch.lengths))
         except ValueError as error:
             raise EngineError(f"the worker at {self.address} sent a wrong answer: {error}") from error
+        if batch.trace and computed:
+            try:
+                batch.trace.computed(*read_computed(computed))
+            except ValueError as error:
+                log.error("the worker at %s said wrongly when it computed a batch: %s", self.address, error)
+        return rows
 
     async def ready(self) -> None:
         """Wait until the worker answers. Raises ``NotReady`` where it says that it is not, or once the client is closed."""

@@ -44,6 +44,9 @@ def build_app(
     """``keys`` None: no key is asked for; ``tracer`` None: nothing is traced. CORS comes before the key, since a preflight
     carries none."""
     app: ASGIApp = Dispatch(routes)
+    if tracer:
+        # Whoever has no key may not have traces made.
+        app = Traced(app, tracer)
     if keys:
         app = RequireKey(app, keys)
     if allowed_origins:
@@ -55,8 +58,6 @@ def build_app(
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )
-    if tracer:
-        app = Traced(app, tracer)
     return RequestContext(app, fingerprint, access)
 
 

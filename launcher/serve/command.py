@@ -31,7 +31,7 @@ from launcher.serve.setup import build_http
 from launcher.serve.signals import Signals
 from launcher.serve.tls import Certificate, read_certificate
 from launcher.telemetry.logs import Log
-from launcher.telemetry.otlp import HEADERS_VARIABLE, read_endpoint
+from launcher.telemetry.otlp import read_endpoint, take_headers
 
 log = logging.getLogger("launcher.serve")
 
@@ -67,7 +67,7 @@ def take_secrets(config: Config) -> Secrets:
     file = config.server.api_keys_file
     keys = Keys(Path(file) if file else None, os.environ.pop(KEYS_VARIABLE, None))
     redis_url = read_url(config.cache.redis.url, os.environ.pop(REDIS_VARIABLE, None))
-    return Secrets(keys, redis_url, os.environ.pop(HEADERS_VARIABLE, None))
+    return Secrets(keys, redis_url, take_headers(os.environ))
 
 
 async def run_alone(

@@ -52,7 +52,7 @@ async def run_server(
     reloading = asyncio.create_task(reload.on(signals.hangup), name="reload")
     measuring = asyncio.create_task(keep_fresh(parts.registry), name="measure")
     try:
-        async with parts.spans, parts.redis:
+        async with parts.spans(signals.second), parts.redis:
             await asyncio.wait({engine, serving, stop}, return_when=asyncio.FIRST_COMPLETED)
             return await shut_down(parts, http, serving, signals, drain_timeout_s if stop.done() else 0)
     finally:

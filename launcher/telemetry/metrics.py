@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from prometheus_client import Counter, Gauge, Histogram, values
+from prometheus_client import Counter, Gauge, Histogram, Metric, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from launcher.telemetry.counts import WorkerCounts
 from launcher.telemetry.formats import Encode, plain
@@ -73,7 +74,7 @@ class Metrics:
         self._in_flight = gauge("tokens_in_flight", "Tokens waiting or running.", "livesum")
         self._queue_tokens = gauge("queue_tokens", "Tokens that wait and are in no batch yet.", "livesum")
         self._queue_oldest = gauge(
-            "queue_oldest_seconds", "Since when the input waits that waits longest; 0: none does.", "livemax"
+            "queue_oldest_seconds", "For how long the input has waited that has waited longest; 0: none waits.", "livemax"
         )
         # Where several gateways count together, connections go to those that take requests.
         self._is_ready = gauge("ready", "1 while new requests are taken.", "livemax")
@@ -171,9 +172,28 @@ def counting_in(folder: Path) -> Iterator[None]:
 def everyones(folder: Path) -> Registry:
     """What all processes that count in ``folder`` have counted."""
     registry = Registry()
-    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    registry.register(_Everyone(folder))
     registry.register(WorkerCounts(folder))
     return registry
+
+
+class _Everyone(Collector):
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        # One that is empty was only just made, by a process that starts or that was killed there and then.
+        files = [str(file) for file in self._folder.glob("*.db") if not is_empty(file)]
+        merged: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return merged
+
+
+def is_empty(file: Path) -> bool:
+    try:
+        return not file.stat().st_size
+    except FileNotFoundError:
+        # What a process measured goes with it.
+        return True
 
 
 def forget_process(pid: int, folder: Path) -> None:

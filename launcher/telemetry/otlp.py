@@ -6,15 +6,16 @@ import asyncio
 import importlib.util
 import logging
 import os
+import re
 import socket
 import threading
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from launcher.errors import ConfigError
 from launcher.telemetry.tracing import Span, SpanId
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("launcher.tracing")
 
-# May hold a token, and so is no setting.
+# May hold a token, and so is no setting. The second is for traces alone, and goes before the first.
 HEADERS_VARIABLE = "OTEL_EXPORTER_OTLP_HEADERS"
+TRACES_HEADERS_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
+# https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2, and what may be sent in a value without being misread.
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 # What a URL without a path stands for.
 PATH = "/v1/traces"
 SERVICE = "sgl-embed"
@@ -38,6 +43,8 @@ SEND_EVERY_S = 1.0
 SEND_TIMEOUT_S = 5.0
 # For all that waits when the server stops.
 FLUSH_TIMEOUT_S = 3.0
+# Of what OpenTelemetry says, which may hold what somebody sent.
+MAX_WORDS = 200
 
 
 def read_endpoint(configured: str | None) -> str | None:
@@ -51,12 +58,28 @@ def read_endpoint(configured: str | None) -> str | None:
         usable = False
     if not usable:
         raise ConfigError("tracing.endpoint: not a URL such as http://collector:4318 or https://host/otlp/v1/traces")
-    if parts.username is not None or parts.password is not None:
-        raise ConfigError(f"tracing.endpoint: holds a name or a password; set the header that it needs in {HEADERS_VARIABLE}")
+    # All of which would be in the log.
+    if parts.username is not None or parts.password is not None or parts.query:
+        raise ConfigError(
+            f"tracing.endpoint: holds a name, a password or a query; set the header that it needs in {HEADERS_VARIABLE}"
+        )
     if not is_installed():
         message = "the packages of OpenTelemetry are not installed here: pip install --editable '.[tracing]' in the checkout"
         raise ConfigError(f"tracing.endpoint: {message}")
     return configured if parts.path.strip("/") else parts._replace(path=PATH).geturl()
+
+
+def take_headers(environment: MutableMapping[str, str]) -> Mapping[str, str]:
+    """Out of it, so that other processes do not inherit them. Raises ``ConfigError``, which shows none of them."""
+    general, own = (environment.pop(name, "") for name in (HEADERS_VARIABLE, TRACES_HEADERS_VARIABLE))
+    variable, text = (TRACES_HEADERS_VARIABLE, own) if own else (HEADERS_VARIABLE, general)
+    headers = {}
+    for number, pair in enumerate(filter(None, map(str.strip, text.split(","))), 1):
+        name, _, value = (unquote(part.strip()) for part in pair.partition("="))
+        if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
+            raise ConfigError(f"{variable}: its header {number} is not name=value, as in x=Bearer%20token")
+        headers[name.lower()] = value
+    return headers
 
 
 def is_installed() -> bool:
@@ -66,54 +89,60 @@ def is_installed() -> bool:
 
 
 class OtlpSpans:
-    """Implements ``Spans``: a thread sends them, from when this is entered until it is left.
+    """Implements ``Spans``: a thread sends them, while ``sending`` is entered.
 
     What cannot be sent, or not fast enough, is lost. That is said once, and how many they were once it is over.
     """
 
-    def __init__(self, endpoint: str, headers: str | None, resource: Mapping[str, str], service: str | None) -> None:
-        """``headers`` as in ``HEADERS_VARIABLE``; ``resource`` and ``service`` as ``Readable`` takes them."""
+    def __init__(self, endpoint: str, headers: Mapping[str, str], resource: Mapping[str, str], service: str | None) -> None:
+        """``resource`` and ``service`` as ``Readable`` takes them."""
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import SpanExportResult
-        from opentelemetry.util.re import parse_env_headers
 
         self._endpoint = endpoint
-        self._success = SpanExportResult.SUCCESS
-        given = dict(parse_env_headers(headers or "", liberal=True))
-        self._exporter = OTLPSpanExporter(endpoint, headers=given, timeout=SEND_TIMEOUT_S)
-        self._readable = Readable(resource, service)
         self._words = LastWords()
+        self._success = SpanExportResult.SUCCESS
+        self._exporter = OTLPSpanExporter(endpoint, headers=dict(headers), timeout=SEND_TIMEOUT_S)
+        self._readable = Readable(resource, service)
         self._waiting: deque[Span] = deque()
         self._wake = threading.Event()
         self._stopping = False
+        # Spans are lost in two threads. 0: none since the collector took them last.
         self._lost = 0
-        # Of those, how many were lost before what was said last.
-        self._lost_before = 0
-        self._losing = False
+        self._counting = threading.Lock()
 
     def add(self, span: Span) -> None:
         if len(self._waiting) >= MAX_WAITING:
-            self._lost += 1
+            self._lose(1, "it does not take them as fast as they come")
             return
         self._waiting.append(span)
         if len(self._waiting) >= MAX_PER_MESSAGE:
             self._wake.set()
 
-    async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        self._ended = asyncio.Event()
-        threading.Thread(target=self._run, name="spans", daemon=True).start()
-        return self
+    @asynccontextmanager
+    async def sending(self, hurry: asyncio.Event) -> AsyncIterator[None]:
+        """What waits at the end is still sent, but for so long only, and not once there is ``hurry``."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
-    async def __aexit__(self, *_: object) -> None:
-        """What waits is still sent, but for so long only."""
-        self._stopping = True
-        self._wake.set()
+        def run() -> None:
+            self._run()
+            # It may have given up waiting.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(ended.set)
+
+        threading.Thread(target=run, name="spans", daemon=True).start()
         try:
-            await asyncio.wait_for(self._ended.wait(), FLUSH_TIMEOUT_S)
-        except TimeoutError:
-            log.warning("stopping with spans unsent: %s does not take them", self._endpoint)
-        self._exporter.shutdown()  # type: ignore[no-untyped-call]
+            yield
+        finally:
+            self._stopping = True
+            self._wake.set()
+            waiting = [asyncio.create_task(event.wait()) for event in (ended, hurry)]
+            await asyncio.wait(waiting, timeout=FLUSH_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
+            if not ended.is_set():
+                log.warning("stopping with spans unsent: %s does not take them", self._endpoint)
+            self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def _run(self) -> None:
         while not self._stopping:
@@ -121,32 +150,33 @@ class OtlpSpans:
             self._wake.clear()
             while self._waiting:
                 self._send([self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_PER_MESSAGE))])
-        # It may have given up waiting.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._ended.set)
 
     def _send(self, spans: list[Span]) -> None:
-        self._words.forget()
-        lost = self._lost
         try:
-            sent = self._exporter.export([self._readable.of(span) for span in spans]) is self._success
+            readable = [self._readable.of(span) for span in spans]
+            # What OpenTelemetry says of a client's headers is not why the collector refuses them.
+            self._words.forget()
+            sent = self._exporter.export(readable) is self._success
         except Exception:
             log.exception("spans could not be sent: a bug")
             sent = False
         if not sent:
-            self._lost += len(spans)
-        self._tell(more=self._lost > lost)
+            self._lose(len(spans), self._words.first or "it refuses them")
+        elif not self._waiting:
+            self._recover()
 
-    def _tell(self, *, more: bool) -> None:
-        """Once when spans begin to be lost, and once when all that waited could be sent."""
-        if more and not self._losing:
-            self._losing = True
-            why = self._words.first or "it does not take them as fast as they come"
+    def _lose(self, count: int, why: str) -> None:
+        with self._counting:
+            first, self._lost = not self._lost, self._lost + count
+        if first:
             log.warning("tracing.endpoint: spans are lost until %s takes them; %s", self._endpoint, why)
-        elif self._losing and not more and not self._waiting:
-            self._losing = False
-            log.warning("tracing.endpoint: %s takes spans again; %d were lost", self._endpoint, self._lost - self._lost_before)
-            self._lost_before = self._lost
+
+    def _recover(self) -> None:
+        """All that waited could be sent."""
+        with self._counting:
+            lost, self._lost = self._lost, 0
+        if lost:
+            log.warning("tracing.endpoint: %s takes spans again; %d were lost", self._endpoint, lost)
 
 
 class LastWords(logging.Handler):
@@ -160,7 +190,7 @@ class LastWords(logging.Handler):
         words.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.first = self.first or record.getMessage()
+        self.first = self.first or record.getMessage()[:MAX_WORDS]
 
     def forget(self) -> None:
         self.first = ""

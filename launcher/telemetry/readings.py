@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from threading import Thread
 from typing import Generic, TypeVar
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -25,6 +28,7 @@ class Readings(Generic[T]):
         self._thread: Thread | None = None
         self._next_at = 0.0
         self._last: tuple[float, T] | None = None
+        self._failed = False
 
     def latest(self) -> T | None:
         """None before the first, and where the last is too old. Has the next one begin."""
@@ -39,4 +43,9 @@ class Readings(Generic[T]):
         return value if now - at < STALE_S else None
 
     def _take(self) -> None:
-        self._last = time.monotonic(), self._read()
+        try:
+            self._last = time.monotonic(), self._read()
+        except Exception:
+            if not self._failed:
+                self._failed = True
+                log.exception("%s could not be read, and is not shown: a bug", self._name)

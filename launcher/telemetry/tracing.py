@@ -18,6 +18,9 @@ from launcher.telemetry.hooks import Stage
 # https://www.w3.org/TR/trace-context/#traceparent-header. What follows the flags belongs to a version that is not known here.
 TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 SAMPLED = 1
+# A longer tracestate is dropped: https://www.w3.org/TR/trace-context/#tracestate-limits. Others are sent on as they are.
+MAX_STATE_BYTES = 512
+MAX_STATE_MEMBERS = 32
 # Stages that are over before the next one begins.
 MEASURED = ("tokenize", "encode")
 SERVER_ERRORS = 500
@@ -207,8 +210,15 @@ def caller_of(headers: Iterable[tuple[bytes, bytes]]) -> Caller | None:
     version, trace, span, flags, more = found.groups()
     if version == b"00" and more:
         return None
-    state = b",".join(states).decode("latin-1")
-    return Caller(SpanId(int(trace, 16), int(span, 16), state), bool(int(flags, 16) & SAMPLED))
+    return Caller(SpanId(int(trace, 16), int(span, 16), state_of(states)), bool(int(flags, 16) & SAMPLED))
+
+
+def state_of(headers: Sequence[bytes]) -> str:
+    """Empty where it is more than has to be sent on."""
+    state = b",".join(headers)
+    if len(state) > MAX_STATE_BYTES or state.count(b",") >= MAX_STATE_MEMBERS:
+        return ""
+    return state.decode("latin-1")
 
 
 def attributes_of(said: Mapping[str, object]) -> dict[str, Attribute]:

@@ -106,6 +106,7 @@ class _Series:
         self._started = started
         self._cpu = cpu
         self._cpu_known: dict[tuple[int, float], float] = {}
+        self._cpu_last: dict[tuple[int, float], float] = {}
         self.hide()
 
     def show(self, leader: int, uses: Mapping[int, Use]) -> None:
@@ -116,8 +117,8 @@ class _Series:
         self._started.set(uses[leader].started)
         now = {(pid, use.started): use.cpu_s for pid, use in uses.items()}
         self._cpu.inc(growth(self._cpu_known, now))
-        # What is not listed this time may be next time.
-        self._cpu_known |= now
+        # What is not listed this time may be next time; then it is gone.
+        self._cpu_known, self._cpu_last = self._cpu_last | now, now
 
     def hide(self) -> None:
         for gauge in (self._resident, self._open_fds, self._max_fds, self._started):

@@ -340,8 +340,9 @@ def test_a_collector_that_hangs_holds_up_neither_requests_nor_the_end(tiny_check
         ("http://collector:port", "not a URL"),
         (
             "https://user:secret@collector",
-            "holds a name or a password; set the header that it needs in OTEL_EXPORTER_OTLP_HEADERS",
+            "holds a name, a password or a query; set the header that it needs in OTEL_EXPORTER_OTLP_HEADERS",
         ),
+        ("https://collector/v1/traces?token=secret", "holds a name, a password or a query"),
     ],
 )
 def test_a_wrong_address_ends_the_start(tiny_checkpoint: Path, endpoint: str, reason: str) -> None:

@@ -16,7 +16,7 @@ from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.encoder import DeduplicatingEncoder
 from launcher.scheduling.queue import Job, Piece
 from launcher.scheduling.traced import TracedPacking
-from launcher.telemetry.tracing import Trace, Tracer, caller_of
+from launcher.telemetry.tracing import Trace, Tracer, caller_of, state_of
 from tests.support.spans import CALLER, PARENT, TRACE, Kept
 
 ROUTE = "/v1/embeddings"
@@ -44,6 +44,19 @@ def test_the_callers_ids_and_flag_are_read() -> None:
     assert caller.sampled
     unsampled = caller_of([(b"traceparent", PARENT[:-2] + b"00")])
     assert unsampled and not unsampled.sampled
+
+
+@pytest.mark.parametrize(
+    "headers", [[b"a=" + b"x" * 511], [b"a=1"] * 33, [b",".join([b"a=1"] * 33)]], ids=["long", "many", "many in one"]
+)
+def test_more_state_than_has_to_be_sent_on_is_dropped(headers: list[bytes]) -> None:
+    assert state_of(headers) == ""
+
+
+def test_other_state_is_kept_as_it_came() -> None:
+    assert state_of([b"a=" + b"x" * 510]) == "a=" + "x" * 510
+    assert state_of([b"a=1", b"b=2"]) == "a=1,b=2"
+    assert state_of([]) == ""
 
 
 def test_two_traceparents_are_as_none() -> None:
