@@ -45,10 +45,10 @@ class Traced:
     server: RunningServer
     receiver: Receiver
 
-    def ask(self, *inputs: str, path: str = "/v1/embeddings", key: str = KEY, **headers: str) -> tuple[httpx.Response, str]:
+    def ask(self, *inputs: str, path: str = "/v1/embeddings", **headers: str) -> tuple[httpx.Response, str]:
         """The answer, and the request's id."""
         request_id = token_hex(8)
-        sent = {"authorization": f"Bearer {key}", "x-request-id": request_id, **headers}
+        sent = {"authorization": f"Bearer {KEY}", "x-request-id": request_id, **headers}
         body = {"model": "tiny-zh", "input": inputs}
         return httpx.post(f"{self.server.base_url}{path}", json=body, headers=sent, timeout=60), request_id
 
@@ -156,11 +156,17 @@ def test_the_log_names_the_trace(traced: Traced) -> None:
     traced.server.wait_line(re.compile(f"POST /v1/embeddings 200 .* trace={trace}$"), 20)
 
 
-def test_a_request_that_its_caller_does_not_trace_is_not_traced(traced: Traced) -> None:
+@pytest.mark.parametrize(
+    ("headers", "sampled", "status"),
+    [({}, False, 200), ({"authorization": "Bearer sk-wrong"}, True, 401)],
+    ids=["its caller does not want it", "its caller has no key"],
+)
+def test_a_request_is_not_traced_where(traced: Traced, headers: dict[str, str], sampled: bool, status: int) -> None:
     trace = token_hex(16)
     with httpx.Client(base_url=traced.server.base_url, headers={"authorization": f"Bearer {KEY}"}) as client:
         body = {"model": "tiny-zh", "input": TEXT}
-        client.post("/v1/embeddings", json=body, headers={"traceparent": parent_of(trace, sampled=False)})
+        parent = {"traceparent": parent_of(trace, sampled)}
+        assert client.post("/v1/embeddings", json=body, headers=headers | parent).status_code == status
         # Over the same connection, and so in the same process.
         client.post("/v1/embeddings", json=body, headers={"x-request-id": trace})
     traced.receiver.trace_of(trace)
@@ -196,18 +202,11 @@ def test_tokenize_is_traced_and_nothing_else_is(traced: Traced) -> None:
     assert routes == {"/v1/embeddings", "/tokenize"}
 
 
-@pytest.mark.parametrize(
-    ("more", "status", "reason"),
-    [
-        ({"key": "sk-wrong"}, 401, "unauthorized"),
-        ({"path": "/tokenize", "content-type": "text/plain"}, 415, "unsupported_body"),
-    ],
-)
-def test_a_callers_mistake_is_no_error_of_the_server(traced: Traced, more: dict[str, str], status: int, reason: str) -> None:
-    answer, request_id = traced.ask(TEXT, **more)
+def test_a_callers_mistake_is_no_error_of_the_server(traced: Traced) -> None:
+    answer, request_id = traced.ask(TEXT, path="/tokenize", **{"content-type": "text/plain"})
     request, *rest = traced.receiver.trace_of(request_id)
-    assert answer.status_code == request.attributes["http.response.status_code"] == status
-    assert (request.status, request.attributes["sgl_embed.reason"], rest) == (UNSET, reason, [])
+    assert answer.status_code == request.attributes["http.response.status_code"] == 415
+    assert (request.status, request.attributes["sgl_embed.reason"], rest) == (UNSET, "unsupported_body", [])
     assert "error.type" not in request.attributes
 
 
