@@ -88,10 +88,11 @@ def bars(title: str, text: str, unit: str, *queries: Query, width: int = 8) -> P
 def number(
     title: str, text: str, unit: str, *queries: Query, steps: Steps | None = None, width: int = 4, height: int = LOW
 ) -> Panel:
-    """The last value, in the colour of the step that it is on."""
+    """The value of the end of the time that is shown, in the colour of the step that it is on: what is gone by then is none."""
     panel = _placed(stat.Panel(), title, text, width, height).unit(unit).thresholds(_thresholds(steps or {}))
     panel = panel.color_scheme(dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS))
-    asking: Panel = _asking(panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])), queries)
+    panel = panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    asking: Panel = _asking(panel, [asked.instant() for asked in queries])
     return asking
 
 

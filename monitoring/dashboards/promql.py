@@ -39,6 +39,11 @@ def share(part: str, whole: str) -> str:
     return f"({part} or vector(0)) / {whole}"
 
 
+def ready_servers(by: str = "") -> str:
+    """Servers that take requests. One that is down says nothing of that, so where all are it is 0 by what Prometheus says."""
+    return f"{sum_by(by, series('embedding_ready'))} or 0 * {sum_by(by, series('up'))}"
+
+
 def mean(histogram: str, *matchers: str, by: str = "") -> str:
     return f"{total(f'{histogram}_sum', *matchers, by=by)} / {total(f'{histogram}_count', *matchers, by=by)}"
 

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.dashboards.frame import Panel, Row, board
 from monitoring.dashboards.panels import GREEN, RED, TALL, YELLOW, Steps, heat, lines, number, query
-from monitoring.dashboards.promql import buckets, quantile, recorded, series, share, sum_by, total
+from monitoring.dashboards.promql import buckets, quantile, ready_servers, recorded, series, share, sum_by, total
 
 REQUESTS = "embedding_requests_total"
 OFFERED = "embedding_requests_offered_total"
@@ -40,7 +40,7 @@ def now() -> Row:
         "Servers that are ready",
         "They take new requests: the engine passed its self-test and they do not drain.",
         "short",
-        query(sum_by("", series("embedding_ready"))),
+        query(ready_servers()),
         steps={None: RED, 1: GREEN},
     )
     offered = number(

@@ -69,13 +69,29 @@ class Loaded:
         """Why a panel would show nothing."""
         try:
             text = filled(expression)
-            promql_parser.parse(text)
+            parsed = promql_parser.parse(text)
         except (KeyError, ValueError) as error:
             return f"not PromQL: {error}"
         values = self.prometheus.values(text, self.at)
-        if not values:
+        # Each part must find something by itself: `a or b` has a result where one of them is misspelt.
+        if not values or not all(self.prometheus.values(part, self.at) for part in selectors(parsed)):
             return "no result"
         return None if any(map(math.isfinite, values)) else "no number"
+
+
+def selectors(node: Any) -> Iterator[str]:
+    """What is asked for in an expression, before anything is reckoned of it."""
+    match node:
+        case promql_parser.VectorSelector():
+            yield str(node)
+        case promql_parser.MatrixSelector():
+            yield str(node.vector_selector)
+        case promql_parser.BinaryExpr():
+            yield from itertools.chain(selectors(node.lhs), selectors(node.rhs))
+        case promql_parser.Call():
+            yield from itertools.chain.from_iterable(map(selectors, node.args))
+        case promql_parser.AggregateExpr() | promql_parser.ParenExpr() | promql_parser.UnaryExpr():
+            yield from selectors(node.expr)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +149,9 @@ def test_each_expression_finds_something(loaded: Loaded, found: Expression) -> N
         ("embedding_ready{job=$nobody}", "not PromQL: 'nobody'"),
         ('sum(rate(embedding_request_total{job="$job"}[$__rate_interval]))', "no result"),
         ('embedding_process_state{job="$job",state="away"}', "no result"),
+        ("sum(embedding_redy) or 0 * sum(up)", "no result"),
+        ("sum(embedding_ready) or 0 * sum(upp)", "no result"),
+        ("max(sum(embedding_ready) or sum(upp))", "no result"),
         ("0 * embedding_ready / 0", "no number"),
     ],
 )
