@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.dashboards.frame import Row, board
 from monitoring.dashboards.panels import RED, YELLOW, Steps, heat, lines, query
-from monitoring.dashboards.promql import buckets, mean, quantile, series, share, sum_by, total
+from monitoring.dashboards.promql import buckets, mean, quantile, series, sum_by, total
 
 BATCH_INPUTS = "embedding_batch_inputs"
 BATCH_TOKENS = "embedding_batch_tokens"
@@ -124,7 +124,7 @@ def cache() -> Row:
         "Shares of all inputs answered: found in a level of the cache, or equal to one that was under way.",
         "percentunit",
         query(f"{total(CACHED, by='level')} / on () group_left () {total(INPUTS)}", "cache: {{level}}"),
-        query(share(total(DEDUPLICATED), total(INPUTS)), "de-duplicated"),
+        query(f"{total(DEDUPLICATED)} / {total(INPUTS)}", "de-duplicated"),
         stacked=True,
         most=1,
     )

@@ -34,11 +34,6 @@ def total(metric: str, *matchers: str, by: str = "") -> str:
     return sum_by(by, rate(metric, *matchers))
 
 
-def share(part: str, whole: str) -> str:
-    """Of two sums. A part that nobody has counted yet, such as a status that was never answered, is 0."""
-    return f"({part} or vector(0)) / {whole}"
-
-
 def ready_servers(by: str = "") -> str:
     """Servers that take requests. One that is down says nothing of that, so where all are it is 0 by what Prometheus says."""
     return f"{sum_by(by, series('embedding_ready'))} or 0 * {sum_by(by, series('up'))}"

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.dashboards.frame import Panel, Row, board
 from monitoring.dashboards.panels import GREEN, RED, TALL, YELLOW, Steps, heat, lines, number, query
-from monitoring.dashboards.promql import buckets, quantile, ready_servers, recorded, series, share, sum_by, total
+from monitoring.dashboards.promql import buckets, quantile, ready_servers, recorded, series, sum_by, total
 
 REQUESTS = "embedding_requests_total"
 OFFERED = "embedding_requests_offered_total"
@@ -14,12 +14,14 @@ ACCEPTED = "embedding_requests_accepted_total"
 DURATION = "embedding_request_duration_seconds"
 EMBEDDINGS = 'task="embeddings"'
 FAULT = 'status=~"5.."'
+TOO_MUCH = 'status="429"'
+WRONG = 'status=~"4..",status!="429"'
 # What the objectives leave, where the rules have it.
 ERRORS = ("embedding_errors", "scalar(sgl_embed:error_budget:ratio)")
 SLOW = ("embedding_slow", "scalar(sgl_embed:slow_budget:ratio)")
 BURN_WINDOWS = ("5m", "1h", "6h", "3d")
 TWICE: Steps = {0.01: YELLOW, 0.05: RED}
-# Where the alerts begin: burning a budget of 30 days in 2, in 5 and in 30.
+# As fast as would use a budget of 30 days in those 30 days, and in 2, where the first alert begins.
 BURNING: Steps = {1: YELLOW, 14.4: RED}
 
 
@@ -104,12 +106,12 @@ def errors() -> Row:
     everything = total(REQUESTS)
     shares = lines(
         "Answers that are errors",
-        "Shares of all answers. 5xx: the server's fault. 429: refused for load or for a key's limits. Other 4xx: the client's, "
-        "among them 499, clients that had gone.",
+        "Shares of all answers. 5xx: the server's fault. 429: refused for load; those of a key's limits are not "
+        "counted here but among the rejected. Other 4xx: the client's, among them 499, clients that had gone.",
         "percentunit",
-        query(share(total(REQUESTS, FAULT), everything), "5xx"),
-        query(share(total(REQUESTS, 'status="429"'), everything), "429"),
-        query(share(total(REQUESTS, 'status=~"4..",status!="429"'), everything), "other 4xx"),
+        query(f"{total(REQUESTS, FAULT)} / {everything}", "5xx"),
+        query(f"{total(REQUESTS, TOO_MUCH)} / {everything}", "429"),
+        query(f"{total(REQUESTS, WRONG)} / {everything}", "other 4xx"),
         steps=TWICE,
     )
     by_status = lines(
@@ -123,7 +125,7 @@ def errors() -> Row:
         "5xx, by server",
         "Per second. One server that fails alone is broken; all of them at once have something in common.",
         "reqps",
-        query(f"{total(REQUESTS, FAULT, by='instance')} or 0 * {total(REQUESTS, by='instance')}", "{{instance}}"),
+        query(total(REQUESTS, FAULT, by="instance"), "{{instance}}"),
     )
     return Row("Errors", [shares, by_status, per_server])
 
