@@ -67,7 +67,7 @@ def now() -> Row:
             ),
             number(
                 "Refused",
-                "Requests a second that got 429 because the queue was full.",
+                "Requests a second that got 429 because the queue was full; and connections, 503 because there were too many.",
                 "reqps",
                 query(refused()),
                 steps={0.1: RED},
@@ -122,7 +122,7 @@ def load() -> Row:
     )
     turned_away = lines(
         "Refused for load",
-        "While more pods start, clients get 429 with Retry-After.",
+        "While more pods start, clients get 429 because the queue is full, or 503 because there are too many connections.",
         "reqps",
         query(refused(), "refused"),
         width=12,
