@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.dashboards.frame import Row, board
 from monitoring.dashboards.panels import RED, YELLOW, Steps, heat, lines, query
-from monitoring.dashboards.promql import buckets, mean, quantile, series, sum_by, total
+from monitoring.dashboards.promql import SERVER, SERVER_NAME, buckets, mean, quantile, series, sum_by, total
 
 BATCH_INPUTS = "embedding_batch_inputs"
 BATCH_TOKENS = "embedding_batch_tokens"
@@ -54,14 +54,14 @@ def batches() -> Row:
         "Mean number of batches that it has. Of an engine that takes one at a time: the share of time in which it is busy, 1 "
         "when it can do no more.",
         "short",
-        query(total(f"{BATCH_DURATION}_sum", by="instance"), "{{instance}}"),
+        query(total(f"{BATCH_DURATION}_sum", by=SERVER), SERVER_NAME),
         width=12,
     )
     rate = lines(
         "Batches a second",
         "Few and full is fast; many and small answers sooner while there is little to do.",
         "short",
-        query(total(f"{BATCH_DURATION}_count", by="instance"), "{{instance}}"),
+        query(total(f"{BATCH_DURATION}_count", by=SERVER), SERVER_NAME),
         width=12,
     )
     speed = lines(
@@ -99,21 +99,21 @@ def queue() -> Row:
         "Tokens that wait",
         "Of inputs that are in no batch yet.",
         "short",
-        query(sum_by("instance", series("embedding_queue_tokens")), "{{instance}}"),
+        query(sum_by(SERVER, series("embedding_queue_tokens")), SERVER_NAME),
     )
     age = lines(
         "Age of the oldest that waits",
         "0 where none does. New requests are refused where they would wait longer than queue.max_wait_s, 5 s unless set "
         "otherwise.",
         "s",
-        query(f"max by (instance) ({series('embedding_queue_oldest_seconds')})", "{{instance}}"),
+        query(f"max by ({SERVER}) ({series('embedding_queue_oldest_seconds')})", SERVER_NAME),
         steps=WAITING,
     )
     in_flight = lines(
         "Tokens in flight",
         "Waiting or being computed; what the autoscaler looks at, and what queue.max_tokens bounds.",
         "short",
-        query(sum_by("instance", series("embedding_tokens_in_flight")), "{{instance}}"),
+        query(sum_by(SERVER, series("embedding_tokens_in_flight")), SERVER_NAME),
     )
     return Row("Queue", [waiting, age, in_flight])
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 # Where a server has no namespace, as outside Kubernetes, the pattern for all namespaces fits its absence too.
 SERVICE = ('namespace=~"$namespace"', 'job="$job"')
 INSTANCES = (*SERVICE, 'instance=~"$instance"')
+# A single one. Where it is a pod, its name says more than its address.
+SERVER = "instance, pod"
+SERVER_NAME = "{{instance}} {{pod}}"
 
 
 def series(metric: str, *matchers: str) -> str:

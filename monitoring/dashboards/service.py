@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.dashboards.frame import Panel, Row, board
 from monitoring.dashboards.panels import GREEN, RED, TALL, YELLOW, Steps, heat, lines, number, query
-from monitoring.dashboards.promql import buckets, quantile, ready_servers, recorded, series, sum_by, total
+from monitoring.dashboards.promql import SERVER, SERVER_NAME, buckets, quantile, ready_servers, recorded, series, sum_by, total
 
 REQUESTS = "embedding_requests_total"
 OFFERED = "embedding_requests_offered_total"
@@ -125,7 +125,7 @@ def errors() -> Row:
         "5xx, by server",
         "Per second. One server that fails alone is broken; all of them at once have something in common.",
         "reqps",
-        query(total(REQUESTS, FAULT, by="instance"), "{{instance}}"),
+        query(total(REQUESTS, FAULT, by=SERVER), SERVER_NAME),
     )
     return Row("Errors", [shares, by_status, per_server])
 
@@ -157,7 +157,7 @@ def durations() -> Row:
         "P95, by server",
         "Of requests for embeddings. One that is slower than the others has less of a machine, or longer texts.",
         "s",
-        query(quantile(0.95, DURATION, EMBEDDINGS, by="instance"), "{{instance}}"),
+        query(quantile(0.95, DURATION, EMBEDDINGS, by=SERVER), SERVER_NAME),
         width=12,
     )
     return Row("Duration", [quantiles, spread, by_task, by_server])

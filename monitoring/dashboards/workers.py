@@ -6,15 +6,16 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.dashboards.frame import Row, board
 from monitoring.dashboards.panels import GREEN, LOW, RED, YELLOW, bars, facts, lines, number, query, states
-from monitoring.dashboards.promql import series, sum_by, total
+from monitoring.dashboards.promql import SERVER, series, sum_by, total
 
 INFO = "embedding_model_info"
 STATE = "embedding_process_state"
 # In the order of a process's life; 0 is what is left where it is in none of the others.
 STATES = {0: ("new", "text"), 1: ("starting", "blue"), 2: ("ready", GREEN), 3: ("draining", YELLOW), 4: ("dead", RED)}
 # Instance and process, of which a service has several.
-EACH = "instance, process"
-NAMED = "{{instance}} {{process}}"
+EACH = "instance, process, pod"
+NAMED = "{{instance}} {{process}} {{pod}}"
+GPU = "{{instance}} GPU {{gpu}} {{pod}}"
 
 
 def workers() -> Dashboard:
@@ -25,9 +26,10 @@ def workers() -> Dashboard:
 def model() -> Row:
     spaces = number(
         "Vector spaces",
-        "How many fingerprints are served. More than one: vectors of one server do not fit those of another.",
+        "How many fingerprints a service has, of the service that has most. More than one: vectors of one server do not fit "
+        "those of another.",
         "short",
-        query(f"count(count by (fingerprint) ({series(INFO)}))"),
+        query(f"max(count by (namespace, job) (count by (namespace, job, fingerprint) ({series(INFO)})))"),
         steps={None: GREEN, 2: RED},
     )
     load = number(
@@ -54,8 +56,8 @@ def model() -> Row:
     served = facts(
         "Models",
         "One row for each server. Equal fingerprints: vectors may be mixed.",
-        f"max by (instance, name, fingerprint, engine, dtype) ({series(INFO)})",
-        ("instance", "name", "fingerprint", "engine", "dtype"),
+        f"max by (namespace, {SERVER}, name, fingerprint, engine, dtype) ({series(INFO)})",
+        ("namespace", "instance", "pod", "name", "fingerprint", "engine", "dtype"),
     )
     return Row("Model", [spaces, load, restarts, python, served])
 
@@ -137,12 +139,12 @@ def resources() -> Row:
 
 def gpus() -> Row:
     used, most = series("embedding_gpu_memory_used_bytes"), series("embedding_gpu_memory_total_bytes")
-    memory = lines("GPU memory", "In use, by whatever program.", "bytes", query(used, "{{instance}} GPU {{gpu}}"))
+    memory = lines("GPU memory", "In use, by whatever program.", "bytes", query(used, GPU))
     full = lines(
         "GPU memory in use",
         "The share of what the GPU has. SGLang takes most of its part when it starts.",
         "percentunit",
-        query(f"{used} / {most}", "{{instance}} GPU {{gpu}}"),
+        query(f"{used} / {most}", GPU),
         most=1,
         steps={0.95: RED},
     )
@@ -150,7 +152,7 @@ def gpus() -> Row:
         "GPU use",
         "The share of time in which something ran on it, which is not how much of it was used.",
         "percentunit",
-        query(series("embedding_gpu_utilization_ratio"), "{{instance}} GPU {{gpu}}"),
+        query(series("embedding_gpu_utilization_ratio"), GPU),
         most=1,
     )
     return Row("GPUs (absent where there is none)", [memory, full, busy])

@@ -7,19 +7,20 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
-# Of kube-state-metrics, of a machine with a GPU, and of SGLang's workers.
+# Of kube-state-metrics, of a machine with a GPU, and of SGLang's workers. Boards compare those of one namespace; here all have
+# none, as the servers beside them in the tests' Prometheus.
 ELSEWHERE = """
-kube_deployment_spec_replicas{namespace="search",deployment="sgl-embed"} 3
-kube_deployment_status_replicas_ready{namespace="search",deployment="sgl-embed"} 2
-kube_horizontalpodautoscaler_spec_min_replicas{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed"} 2
-kube_horizontalpodautoscaler_spec_max_replicas{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed"} 16
-kube_horizontalpodautoscaler_status_current_replicas{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed"} 3
-kube_horizontalpodautoscaler_status_desired_replicas{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed"} 3
-kube_horizontalpodautoscaler_status_condition{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed",\
+kube_deployment_spec_replicas{deployment="sgl-embed"} 3
+kube_deployment_status_replicas_ready{deployment="sgl-embed"} 2
+kube_horizontalpodautoscaler_spec_min_replicas{horizontalpodautoscaler="keda-hpa-sgl-embed"} 2
+kube_horizontalpodautoscaler_spec_max_replicas{horizontalpodautoscaler="keda-hpa-sgl-embed"} 16
+kube_horizontalpodautoscaler_status_current_replicas{horizontalpodautoscaler="keda-hpa-sgl-embed"} 3
+kube_horizontalpodautoscaler_status_desired_replicas{horizontalpodautoscaler="keda-hpa-sgl-embed"} 3
+kube_horizontalpodautoscaler_status_condition{horizontalpodautoscaler="keda-hpa-sgl-embed",\
 condition="ScalingActive",status="true"} 1
-kube_horizontalpodautoscaler_spec_target_metric{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed",\
+kube_horizontalpodautoscaler_spec_target_metric{horizontalpodautoscaler="keda-hpa-sgl-embed",\
 metric_name="s0-prometheus",metric_target_type="average"} 65
-kube_horizontalpodautoscaler_spec_target_metric{namespace="search",horizontalpodautoscaler="keda-hpa-sgl-embed",\
+kube_horizontalpodautoscaler_spec_target_metric{horizontalpodautoscaler="keda-hpa-sgl-embed",\
 metric_name="s1-prometheus",metric_target_type="average"} 5000
 embedding_gpu_memory_used_bytes{gpu="0"} 4e10
 embedding_gpu_memory_total_bytes{gpu="0"} 8e10
