@@ -36,6 +36,8 @@ Query = prometheus.Dataquery
 Steps = Mapping[float | None, str]
 GREEN, YELLOW, RED = "green", "yellow", "red"
 TALL, LOW = 8, 4
+# At least: in less than a scrape's interval nothing is new.
+COUNTED_OVER = "1m"
 
 
 def source() -> DataSourceRef:
@@ -82,7 +84,7 @@ def lines(
 def bars(title: str, text: str, unit: str, *queries: Query, width: int = 8) -> Panel:
     """Counts of what seldom happens."""
     panel = lines(title, text, unit, *queries, width=width, stacked=True)
-    return panel.draw_style(GraphDrawStyle.BARS).fill_opacity(80)
+    return panel.draw_style(GraphDrawStyle.BARS).fill_opacity(80).interval(COUNTED_OVER)
 
 
 def number(
@@ -98,7 +100,7 @@ def number(
 
 def heat(title: str, text: str, unit: str, asked: Query, *, width: int = 12) -> Panel:
     """Of a histogram's buckets: dark where few were, light where many were."""
-    panel = _placed(heatmap.Panel(), title, text, width, TALL).calculate(False)
+    panel = _placed(heatmap.Panel(), title, text, width, TALL).calculate(False).interval(COUNTED_OVER)
     # The values of the cells are counts; the unit is the axis's.
     panel = panel.unit("short").y_axis(heatmap.YAxisConfig().unit(unit).axis_placement(AxisPlacement.LEFT))
     panel = panel.color(

@@ -53,4 +53,14 @@ def quantile(q: float, histogram: str, *matchers: str, by: str = "") -> str:
 
 def buckets(histogram: str, *matchers: str) -> str:
     """For a heat map."""
-    return sum_by("le", f"increase({series(f'{histogram}_bucket', *matchers)}[$__rate_interval])")
+    return added(f"{histogram}_bucket", *matchers, by="le")
+
+
+def added(metric: str, *matchers: str, by: str) -> str:
+    """In the time from one point of a panel to the next, so that each count is in one of them.
+
+    ``increase`` over longer times has it in several, and over that very time misses what comes between its last sample and the
+    next time's first. A counter that began anew has 0 where it did.
+    """
+    counted = series(metric, *matchers)
+    return sum_by(by, f"clamp_min({counted} - {counted} offset $__interval, 0)")

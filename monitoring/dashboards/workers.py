@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.dashboards.frame import Row, board
 from monitoring.dashboards.panels import GREEN, LOW, RED, YELLOW, bars, facts, lines, number, query, states
-from monitoring.dashboards.promql import SERVER, series, sum_by, total
+from monitoring.dashboards.promql import SERVER, added, series, sum_by, total
 
 INFO = "embedding_model_info"
 STATE = "embedding_process_state"
@@ -75,7 +75,7 @@ def processes() -> Row:
         "Restarts, by process",
         "Processes started in the place of one that ended.",
         "short",
-        query(sum_by(EACH, f"increase({series('embedding_process_restarts_total')}[$__rate_interval])"), NAMED),
+        query(added("embedding_process_restarts_total", by=EACH), NAMED),
     )
     tests = lines(
         "Self-tests so far",

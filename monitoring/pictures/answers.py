@@ -41,7 +41,11 @@ class Window:
 
     def ask(self, target: Mapping[str, Any]) -> list[Series]:
         """As a panel does: over the window, or for its end alone. Raises ``OSError`` where Prometheus does not answer."""
-        own = {"__rate_interval": f"{self.rate_s}s", "__range": f"{self.end - self.begin:.0f}s"}
+        own = {
+            "__rate_interval": f"{self.rate_s}s",
+            "__interval": f"{self.step_s}s",
+            "__range": f"{self.end - self.begin:.0f}s",
+        }
         query = filled(target["expr"], DEFAULTS | own)
         if target["instant"]:
             found = self._read("query", query=query, time=self.end)

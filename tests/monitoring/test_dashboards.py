@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.check.programs import run
 from deploy.check.tree import documents
 from monitoring.dashboards.files import BOARDS, FOLDER, contents
-from monitoring.expressions import Expression, expressions_of, filled, panels_of, read_board
+from monitoring.expressions import DEFAULTS, Expression, expressions_of, filled, panels_of, read_board
 from monitoring.pictures.__main__ import PICTURES
 from monitoring.pictures.__main__ import main as draw_pictures
 from tests.monitoring.made_up import ELSEWHERE, exported
@@ -35,6 +35,8 @@ ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "monitoring/prometheus/rules").glob("*.yml"))
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.json"))}
 COLUMNS = 24
+# There is not more to look back at.
+JUST_STARTED = DEFAULTS | {"__interval": "1s"}
 # What a value of each kind may be shown in.
 UNITS = {"short", "s", "bytes", "percentunit", "reqps", "bool_yes_no"}
 
@@ -68,7 +70,7 @@ class Loaded:
     def problem(self, expression: str) -> str | None:
         """Why a panel would show nothing."""
         try:
-            text = filled(expression)
+            text = filled(expression, JUST_STARTED)
             parsed = promql_parser.parse(text)
         except (KeyError, ValueError) as error:
             return f"not PromQL: {error}"
