@@ -161,6 +161,16 @@ def test_a_broken_one_is_found(loaded: Loaded, broken: str, problem: str) -> Non
     assert (loaded.problem(broken) or "").startswith(problem)
 
 
+def test_each_request_is_in_one_column_of_a_heat_map(loaded: Loaded) -> None:
+    (panel,) = (panel for panel in panels_of(read_board(FILES["service"])) if panel["title"] == "Spread of durations")
+    asked = filled(panel["targets"][0]["expr"], JUST_STARTED)
+    counted = "sum(embedding_request_duration_seconds_bucket{task='embeddings'})"
+    steps = 5
+    columns = [sum(loaded.prometheus.values(asked, loaded.at - step)) for step in range(steps)]
+    more = loaded.prometheus.value(counted, loaded.at) - loaded.prometheus.value(counted, loaded.at - steps)
+    assert sum(columns) == more > 0
+
+
 def test_what_is_made_up_is_nothing_that_there_is(server: RunningServer) -> None:
     real = names(httpx.get(f"{server.base_url}/metrics").text)
     for file in RULES:
