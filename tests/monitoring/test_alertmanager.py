@@ -56,6 +56,13 @@ def test_the_webhook_of_the_comments_can_be_taken_as_it_stands(tmp_path: Path) -
     assert ended.returncode == 0, ended.stdout
 
 
+def test_clusters_and_namespaces_are_told_apart() -> None:
+    config = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    grouped = [each["group_by"] for each in (config["route"], *config["route"]["routes"])]
+    assert all({"cluster", "namespace", "job"} <= set(labels) for labels in grouped)
+    assert all("cluster" in rule["equal"] for rule in config["inhibit_rules"])
+
+
 def test_what_is_muted_is_an_alert_that_there_is() -> None:
     rules = yaml.safe_load(FILE.read_text(encoding="utf-8"))["inhibit_rules"]
     matchers = [text for rule in rules for text in (*rule["source_matchers"], *rule["target_matchers"])]
@@ -72,6 +79,7 @@ def ticket(alert: str, **others: str) -> dict[str, str]:
 
 
 DOWN = page("InstanceDown", instance="a")
+ABSENT = {"alertname": "Absent", "severity": "page", "job": "sgl-embed"}
 
 
 @pytest.mark.parametrize(
@@ -92,8 +100,21 @@ DOWN = page("InstanceDown", instance="a")
         ),
         (
             "nobody is asked",
-            ({"alertname": "Absent", "severity": "page", "job": "sgl-embed"}, page("Errors"), ticket("NotReady")),
+            (ABSENT, page("Errors"), ticket("NotReady")),
             {"page Errors", "ticket NotReady"},
+        ),
+        ("nobody is asked elsewhere", (ABSENT | {"cluster": "east"}, page("Errors", cluster="west")), set()),
+        ("nobody is asked here", (ABSENT | {"cluster": "east"}, page("Errors", cluster="east")), {"page Errors"}),
+        (
+            "elsewhere much is wrong",
+            (
+                page("InstanceDown", instance="a", cluster="east"),
+                page("Errors", cluster="east"),
+                page("Stuck", instance="a", cluster="west"),
+                ticket("Refused", cluster="west"),
+                ticket("Errors", cluster="west"),
+            ),
+            set(),
         ),
         ("no cause is known", (page("Errors"), ticket("Refused"), ticket("Saturated")), set()),
     ],
