@@ -84,6 +84,12 @@ def test_numbers_that_several_rules_share_stand_once() -> None:
     assert shared and all(asked.count(f"scalar({name}") > 1 for name in shared)
 
 
+@pytest.mark.parametrize("folder", ["monitoring/targets", "deploy/compose/targets"])
+def test_servers_on_hosts_belong_to_a_service_that_the_rules_can_tell_apart(folder: str) -> None:
+    services = yaml.safe_load((ROOT / folder / "servers.yml").read_text(encoding="utf-8"))
+    assert all(service["labels"]["namespace"] for service in services)
+
+
 def test_kubernetes_gets_the_same_rules() -> None:
     assert MANIFEST.read_text(encoding="utf-8") == manifest(), "run make rules"
     groups = yaml.safe_load(manifest())["spec"]["groups"]
