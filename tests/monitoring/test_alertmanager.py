@@ -92,7 +92,11 @@ ABSENT = {"alertname": "Absent", "severity": "page", "job": "sgl-embed"}
         ),
         ("another instance is down", (DOWN, page("Stuck", instance="b"), ticket("RestartLoop", instance="b")), set()),
         ("another service's is down", (DOWN | {"namespace": "next"}, ticket("Refused")), set()),
-        ("none is ready", (page("NoneReady"), ticket("NotReady", instance="a"), page("Errors")), {"ticket NotReady"}),
+        (
+            "none is ready",
+            (page("NoneReady"), ticket("NotReady", instance="a"), ticket("ConnectionsRefused"), page("Errors")),
+            {"ticket NotReady", "ticket ConnectionsRefused"},
+        ),
         (
             "one budget, twice",
             (page("ErrorBudgetBurn", window="1h"), ticket("ErrorBudgetBurn", window="3d"), ticket("LatencyBudgetBurn")),
