@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import yaml
 
 from tests.monitoring.proof.outcomes import Expected, Outcome, Phase, outcomes, table
 from tests.monitoring.proof.shorter import milliseconds, shorter
-from tests.monitoring.proof.webhook import Heard
+from tests.monitoring.proof.webhook import Alert, Heard, Notification, Status, listening
 
 RULES = sorted((Path(__file__).parents[2] / "monitoring/prometheus/rules").glob("*.yml"))
 RANGE = re.compile(r"\[(\w+)\]")
@@ -98,3 +99,24 @@ def test_what_follows_may_be_heard_and_anything_else_is_false() -> None:
 def test_the_end_of_what_an_earlier_phase_began_is_nothing_of_this_one() -> None:
     heard = [Heard("Down", "firing", 102.0), Heard("Down", "resolved", 165.0)]
     assert judged(*heard, Heard("Other", "resolved", 101.0)) == {"Down": "heard"}
+
+
+def said(status: Status) -> Notification:
+    return Notification([Alert(status, {"alertname": "SlowP95"})])
+
+
+def test_an_alert_that_begins_again_has_not_ended() -> None:
+    with listening() as webhook:
+        webhook.take(said("firing"))
+        webhook.take(said("resolved"))
+        again = [Timer(0.02, webhook.take, (said("firing"),)), Timer(0.04, webhook.take, (said("resolved"),))]
+        for timer in again:
+            timer.start()
+        assert webhook.wait_for_the_end_of(["SlowP95"], since=0, quiet_s=0.2, timeout_s=10)
+        assert [each.status for each in webhook.heard()] == ["firing", "resolved"] * 2
+
+
+def test_one_that_is_never_resolved_has_no_end() -> None:
+    with listening() as webhook:
+        webhook.take(said("firing"))
+        assert not webhook.wait_for_the_end_of(["SlowP95"], since=0, quiet_s=0.01, timeout_s=0.05)

@@ -60,6 +60,22 @@ class Webhook:
         with self._changed:
             return self._changed.wait_for(all_heard, timeout_s)
 
+    def wait_for_the_end_of(self, names: Collection[str], since: float, quiet_s: float, timeout_s: float) -> bool:
+        """Until all of them were resolved, and none was heard again for ``quiet_s``; false where that took too long."""
+        deadline = time.monotonic() + timeout_s
+        while self.wait_for(names, "resolved", since, max(deadline - time.monotonic(), 0)):
+            if not self._wait_for_more_than(len(self._heard_of(names)), names, quiet_s):
+                return True
+            since = max(each.at for each in self._heard_of(names) if each.status == "firing")
+        return False
+
+    def _wait_for_more_than(self, count: int, names: Collection[str], timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._heard_of(names)) > count, timeout_s)
+
+    def _heard_of(self, names: Collection[str]) -> list[Heard]:
+        return [each for each in self.heard() if each.name in names]
+
     def wait_for_any(self, since: float, timeout_s: float) -> bool:
         """Until anything was heard; false where nothing was."""
         with self._changed:
