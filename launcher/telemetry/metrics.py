@@ -16,6 +16,7 @@ from launcher.telemetry.counts import WorkerCounts
 from launcher.telemetry.formats import Encode, plain
 from launcher.telemetry.hooks import CacheLevel, Reason, Stage, Status, Task
 from launcher.telemetry.registry import Mode, Registry
+from launcher.telemetry.tallies import Tallies
 
 # Read by prometheus_client when it is imported.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -59,19 +60,22 @@ class Metrics:
         requests = counter("requests", "Requests answered.", "task", "status")
         duration = histogram("request_duration_seconds", "From the request's head to the reply's end.", SECONDS, "task")
         stages = histogram("stage_duration_seconds", "Time of one request in one stage.", SECONDS, "stage")
-        self._inputs = counter("inputs", "Inputs answered.")
-        self._tokens = counter("tokens", "Tokens of answered inputs, special tokens included.")
+        tallies = self._tallies = Tallies(soon=folder is not None)
+        self._inputs = tallies.tally(counter("inputs", "Inputs answered."))
+        self._tokens = tallies.tally(counter("tokens", "Tokens of answered inputs, special tokens included."))
         self._truncated = counter("truncated_inputs", "Inputs cut to the model's limit.")
         cached = counter("cached_inputs", "Inputs answered from the cache.", "level")
         self._deduplicated = counter("deduplicated_inputs", "Inputs that got the vector of an equal one under way.")
-        self._batch_inputs = histogram("batch_inputs", "Inputs in one engine batch.", POWERS_OF_FOUR)
-        self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch.", POWERS_OF_FOUR)
-        self._batch_duration = histogram("batch_duration_seconds", "Time of one engine batch.", SECONDS)
+        observed = tallies.observations
+        self._batch_inputs = observed(histogram("batch_inputs", "Inputs in one engine batch.", POWERS_OF_FOUR))
+        self._batch_tokens = observed(histogram("batch_tokens", "Tokens in one engine batch.", POWERS_OF_FOUR))
+        self._batch_duration = observed(histogram("batch_duration_seconds", "Time of one engine batch.", SECONDS))
         self._key_requests = counter("key_requests", "Requests with this API key, refused ones included.", "key")
         self._key_limited = counter("key_limited_requests", "Requests refused because the key's limits were used up.", "key")
         self._key_tokens = counter("key_tokens", "Tokens of inputs answered for this API key.", "key")
         under_way = gauge("requests_in_flight", "Requests that have arrived and are not answered yet.", "livesum", "task")
         self._in_flight = gauge("tokens_in_flight", "Tokens waiting or running.", "livesum")
+        self._tokens_in_flight = 0
         self._queue_tokens = gauge("queue_tokens", "Tokens that wait and are in no batch yet.", "livesum")
         self._queue_oldest = gauge(
             "queue_oldest_seconds", "For how long the input has waited that has waited longest; 0: none waits.", "livemax"
@@ -81,36 +85,44 @@ class Metrics:
         # An ``Info`` cannot be shared among processes.
         gauge("model_info", "The vector space served.", "livemax", *model_info).labels(**model_info).set(1)
         # Looking a series up by its labels costs more than counting in it.
-        self._stages = {stage: stages.labels(stage) for stage in get_args(Stage)}
+        self._stages = {stage: observed(stages.labels(stage)) for stage in get_args(Stage)}
         self._cached = {level: cached.labels(level) for level in get_args(CacheLevel)}
         self._callers: dict[str, _Caller] = {}
         self._rejected = {reason: rejected.labels(reason) for reason in get_args(Reason)}
-        self._tasks = {task: _Task(task, offered, accepted, requests, duration, under_way) for task in get_args(Task)}
+        self._tasks = {task: _Task(task, tallies, offered, accepted, requests, duration, under_way) for task in get_args(Task)}
         registry.on_refresh(self._refresh)
 
     def offered(self, task: Task) -> None:
         series = self._tasks[task]
-        series.offered.inc()
-        series.in_flight.inc()
+        series.offered.more += 1
+        series.in_flight.more += 1
+        self._tallies.changed()
 
     def accepted(self, task: Task) -> None:
-        self._tasks[task].accepted.inc()
+        self._tasks[task].accepted.more += 1
+        self._tallies.changed()
 
     def answered(self, task: Task, status: int, seconds: float, trace_id: str | None = None) -> None:
         series = self._tasks[task]
-        series.answered[status].inc()
-        series.duration.observe(seconds, {"trace_id": trace_id} if trace_id else None)
-        series.in_flight.dec()
+        series.answered[status].more += 1
+        if trace_id:
+            series.traced.observe(seconds, {"trace_id": trace_id})
+        else:
+            series.durations.add(seconds)
+        series.in_flight.more -= 1
+        self._tallies.changed()
 
     def rejected(self, reason: Reason) -> None:
         self._rejected[reason].inc()
 
     def stage(self, stage: Stage, seconds: float) -> None:
-        self._stages[stage].observe(seconds)
+        self._stages[stage].add(seconds)
+        self._tallies.changed()
 
     def inputs(self, count: int, tokens: int, truncated: int) -> None:
-        self._inputs.inc(count)
-        self._tokens.inc(tokens)
+        self._inputs.more += count
+        self._tokens.more += tokens
+        self._tallies.changed()
         if truncated:
             self._truncated.inc(truncated)
 
@@ -121,9 +133,10 @@ class Metrics:
             self._deduplicated.inc(deduplicated)
 
     def batch(self, inputs: int, tokens: int, seconds: float) -> None:
-        self._batch_inputs.observe(inputs)
-        self._batch_tokens.observe(tokens)
-        self._batch_duration.observe(seconds)
+        self._batch_inputs.add(inputs)
+        self._batch_tokens.add(tokens)
+        self._batch_duration.add(seconds)
+        self._tallies.changed()
 
     def callers(self, names: Iterable[str]) -> None:
         for name in names:
@@ -140,7 +153,7 @@ class Metrics:
         self._callers[name].tokens.inc(tokens)
 
     def tokens_in_flight(self, tokens: int) -> None:
-        self._in_flight.set(tokens)
+        self._tokens_in_flight = tokens
 
     def queue(self, tokens: int, oldest_s: float) -> None:
         self._queue_tokens.set(tokens)
@@ -151,6 +164,8 @@ class Metrics:
         return encode(everyones(self._folder) if self._folder else self._registry)
 
     def _refresh(self) -> None:
+        self._tallies.flush()
+        self._in_flight.set(self._tokens_in_flight)
         self._is_ready.set(float(self._ready()))
 
 
@@ -205,13 +220,22 @@ class _Task:
     """The series of one task."""
 
     def __init__(
-        self, task: Task, offered: Counter, accepted: Counter, requests: Counter, duration: Histogram, in_flight: Gauge
+        self,
+        task: Task,
+        tallies: Tallies,
+        offered: Counter,
+        accepted: Counter,
+        requests: Counter,
+        duration: Histogram,
+        in_flight: Gauge,
     ) -> None:
-        self.offered = offered.labels(task)
-        self.accepted = accepted.labels(task)
-        self.duration = duration.labels(task)
-        self.in_flight = in_flight.labels(task)
-        self.answered = {status: requests.labels(task, str(status)) for status in get_args(Status)}
+        self.offered = tallies.tally(offered.labels(task))
+        self.accepted = tallies.tally(accepted.labels(task))
+        # For those with an exemplar, which goes with the number.
+        self.traced = duration.labels(task)
+        self.durations = tallies.observations(self.traced)
+        self.in_flight = tallies.tally(in_flight.labels(task))
+        self.answered = {status: tallies.tally(requests.labels(task, str(status))) for status in get_args(Status)}
 
 
 class _Caller:

@@ -85,11 +85,13 @@ def test_pods_carry_the_peak_also_when_one_is_lost_and_none_is_too_many(peak: fl
     pod = Pod(qps, 50.0, 0.01)
     pods = pods_for(peak, pod)
 
-    def enough(number: int) -> bool:
-        return number >= 2 and peak / number <= TARGET * qps * (1 + 1e-9) and peak / (number - 1) <= qps * (1 + 1e-9)
+    def enough(number: int, slack: float) -> bool:
+        most = qps * (1 + slack)
+        return number >= 2 and peak / number <= TARGET * most and peak / (number - 1) <= most
 
-    assert enough(pods)
-    assert pods == 2 or not enough(pods - 1) or peak / (pods - 1) == pytest.approx(TARGET * qps)
+    # Where a number is just enough, rounding decides.
+    assert enough(pods, 1e-9)
+    assert not enough(pods - 1, -1e-9)
     assert load_without_one(peak, pod) <= 1 + 1e-9
 
 
