@@ -103,13 +103,16 @@ def test_a_server_that_is_killed_leaves_no_process(
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_sigterm_under_load_loses_nothing(tiny_checkpoint: Path, reference: dict[str, Vectors], processes: str) -> None:
     server = RunningServer(arguments(tiny_checkpoint, "--processes", processes)).wait_ready()
-    with Load(server.base_url, reference, clients=8) as load:
+    clients = 8
+    with Load(server.base_url, reference, clients) as load:
         load.wait_for(200)
         load.end_count()
+        # 0: whatever was accepted was answered.
         assert server.stop() == 0, server.output()
-    # What was on its way when the signal came, and not yet accepted, may be told to go elsewhere.
+    # What was on its way when the signal came, and not yet accepted, may be told to go elsewhere: one request of each client,
+    # since those whose answers came with one batch ask again at the same moment.
     assert set(load.outcomes) <= {200, 503}, load.outcomes
-    assert load.outcomes[503] <= 2, load.outcomes
+    assert load.outcomes[503] <= clients, load.outcomes
     assert load.wrong == 0
 
 
