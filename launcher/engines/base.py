@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,4 +65,28 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """Release everything; what is still running ends with an error or its result."""
+        ...
+
+
+class Turn(Protocol):
+    """A batch that an engine computes in a thread of this process; told there what became of it."""
+
+    @property
+    def batch(self) -> Batch: ...
+
+    def done(self, vectors: Vectors) -> None:
+        """``vectors`` as of ``Engine.run``."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """``error`` as ``Engine.run`` raises it."""
+        ...
+
+
+@runtime_checkable
+class LocalEngine(Engine, Protocol):
+    """Computes in a thread of this process, one batch after the other."""
+
+    def compute(self, next_turn: Callable[[], Turn | None]) -> Future[None]:
+        """Have that thread ask ``next_turn`` for a batch again and again, until there is none."""
         ...

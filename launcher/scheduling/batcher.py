@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from launcher.engines.base import Batch, Engine, Vectors
+from launcher.engines.base import Batch, Engine, LocalEngine, Vectors
 from launcher.errors import EngineError, NotReady, WorkerLost
+from launcher.scheduling.feeds import Feed, Slots, Taken, Turns
 from launcher.scheduling.quarantine import Quarantine
 from launcher.scheduling.queue import MAX_BULK_WAIT_S, Job, Lanes, Piece
 from launcher.scheduling.retry import another_try, one_by_one
 
 log = logging.getLogger(__name__)
-
-# From the loss of a worker to the next try of its batch. Where several are killed together, it would be lost with each.
-LOSS_PAUSE_S = 0.5
 
 Pack = Callable[[Sequence[Piece]], Batch]
 
@@ -33,32 +30,27 @@ class Batcher:
 
     def __init__(self, engine: Engine, *, on_batch: Callable[[int, int, float, float], None], pack: Pack | None = None) -> None:
         """``pack``: what makes a batch, if not ``pack_batch``."""
-        self._engine = engine
         self._on_batch = on_batch
         self._pack = pack or pack_batch
         self._lanes = Lanes(engine.max_batch_tokens, MAX_BULK_WAIT_S)
         self._quarantine = Quarantine()
-        self._arrived = asyncio.Event()
-        self._pumps: list[asyncio.Task[None]] = []
+        self._feed: Feed = Turns(engine, self) if isinstance(engine, LocalEngine) else Slots(engine, self)
         self._stopped = False
         self._last_end = 0.0
 
     def start(self) -> None:
-        self._pumps = [asyncio.create_task(self._pump(), name=f"batcher-{i}") for i in range(self._engine.slots)]
+        self._feed.start()
 
     async def stop(self) -> None:
-        """End the pumps; what still waits is answered with ``NotReady``."""
+        """Take nothing more; what still waits is answered with ``NotReady``."""
         self._stopped = True
-        for pump in self._pumps:
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
+        await self._feed.stop()
         for job in self._lanes.drop_all():
             job.fail(NotReady("the server is shutting down"))
 
     def unready_reason(self) -> str | None:
-        """A dead pump would leave requests waiting for ever; say so instead."""
-        dead = [pump for pump in self._pumps if pump.done()]
-        return f"{dead[0].get_name()} has ended unexpectedly" if dead else None
+        """Why requests would wait for ever, if they would."""
+        return self._feed.unready_reason()
 
     def waiting(self) -> tuple[int, float]:
         """The tokens that are in no batch yet, and for how many seconds the first of them have waited; 0 where none do."""
@@ -83,37 +75,24 @@ class Batcher:
             self._put_back(one_by_one(job, 0, len(job.inputs)))
         else:
             self._lanes.add(job)
-            self._arrived.set()
+            self._feed.wake()
 
-    async def _pump(self) -> None:
-        while True:
-            await self._arrived.wait()
-            unready = self._engine.unready_reason() is not None
-            await self._engine.available()
-            if unready:
-                self._last_end = time.perf_counter()
-            pieces = self._lanes.take(time.monotonic())
-            if not self._lanes:
-                self._arrived.clear()
-            if pieces:
-                await self._run_pieces(pieces)
-
-    async def _run_pieces(self, pieces: list[Piece]) -> None:
+    def take(self) -> Taken | None:
+        pieces = self._lanes.take(time.monotonic())
+        if not pieces:
+            return None
         started = time.perf_counter()
-        batch = self._pack(pieces)
-        try:
-            vectors = await self._run(batch)
-            if len(vectors) != len(batch.lengths):
-                raise EngineError(f"the engine gave {len(vectors)} vectors for {len(batch.lengths)} inputs")
-            ended = time.perf_counter()
-            _hand_out(vectors, pieces, started, ended - started)
-        except asyncio.CancelledError:
-            _fail(pieces, NotReady("the server is shutting down"))
-            raise
-        except Exception as error:
-            self._last_end = time.perf_counter()
-            self._try_again(pieces, error)
+        return Taken(pieces, self._pack(pieces), started)
+
+    def more(self) -> bool:
+        return bool(self._lanes)
+
+    def done(self, taken: Taken, vectors: Vectors, ended: float) -> None:
+        pieces, batch, started = taken
+        if len(vectors) != len(batch.lengths):
+            self.failed(taken, EngineError(f"the engine gave {len(vectors)} vectors for {len(batch.lengths)} inputs"))
             return
+        _hand_out(vectors, pieces, started, ended - started)
         if self._quarantine:
             self._quarantine.clear(ids for piece in pieces for ids in piece.inputs())
         # The first piece is the one that has waited longest.
@@ -121,34 +100,34 @@ class Batcher:
         self._last_end = ended
         self._on_batch(len(batch.lengths), len(batch.ids), ended - started, busy_s)
 
-    async def _run(self, batch: Batch) -> Vectors:
-        try:
-            return await self._engine.run(batch)
-        except WorkerLost:
-            await asyncio.sleep(LOSS_PAUSE_S)
-            raise
-
-    def _try_again(self, pieces: list[Piece], error: Exception) -> None:
-        inputs = [ids for piece in pieces for ids in piece.inputs()]
+    def failed(self, taken: Taken, error: Exception) -> None:
+        self._last_end = time.perf_counter()
+        inputs = [ids for piece in taken.pieces for ids in piece.inputs()]
         if isinstance(error, WorkerLost):
             # Also of those that nobody waits for any more: who gave up may ask again.
             for ids in inputs:
                 self._quarantine.note_loss(ids)
             if len(inputs) == 1 and self._quarantine.is_given_up(inputs[0]):
                 log.error("an input that workers were lost with again and again is given up")
-                _fail(pieces, error)
+                _fail(taken.pieces, error)
                 return
-        batches = another_try(pieces, error)
+        batches = another_try(taken.pieces, error)
         if batches:
             log.warning("a batch of %d inputs failed and is tried again in %d: %s", len(inputs), len(batches), error)
             self._put_back(batches)
         else:
-            _fail(pieces, error)
+            _fail(taken.pieces, error)
+
+    def dropped(self, taken: Taken) -> None:
+        _fail(taken.pieces, NotReady("the server is shutting down"))
+
+    def resumed(self) -> None:
+        self._last_end = time.perf_counter()
 
     def _put_back(self, batches: Sequence[list[Piece]]) -> None:
         for batch in batches:
             self._lanes.put_back(batch)
-        self._arrived.set()
+        self._feed.wake()
 
 
 def pack_batch(pieces: Sequence[Piece]) -> Batch:
@@ -169,6 +148,6 @@ def _hand_out(vectors: Vectors, pieces: Sequence[Piece], started: float, seconds
         row += rows
 
 
-def _fail(pieces: list[Piece], error: Exception) -> None:
+def _fail(pieces: Sequence[Piece], error: Exception) -> None:
     for piece in pieces:
         piece.job.fail(error)

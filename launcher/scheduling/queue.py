@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from threading import Lock
 from typing import NamedTuple
 
 import msgspec
@@ -107,12 +108,13 @@ class Lanes:
 
     Bulk that has been passed over for ``max_bulk_wait_s`` goes first once, so that it never starves. A batch is of one lane:
     a query in a batch filled up with bulk would wait for all of it. What came back from a batch that failed, which may be
-    hundreds of inputs to be run one by one, takes turns with the rest.
+    hundreds of inputs to be run one by one, takes turns with the rest. Any thread may use them.
     """
 
     def __init__(self, max_tokens: int, max_bulk_wait_s: float) -> None:
         self._max_tokens = max_tokens
         self._max_bulk_wait_s = max_bulk_wait_s
+        self._lock = Lock()
         self._interactive: deque[Job] = deque()
         self._bulk: deque[Job] = deque()
         self._again: deque[list[Piece]] = deque()
@@ -122,18 +124,21 @@ class Lanes:
 
     def add(self, job: Job) -> None:
         lane = self._bulk if is_bulk(job.tokens, self._max_tokens) else self._interactive
-        lane.append(job)
+        with self._lock:
+            lane.append(job)
 
     def put_back(self, batch: list[Piece]) -> None:
         """Take this as a batch again, and with nothing added."""
-        self._again.append(batch)
+        with self._lock:
+            self._again.append(batch)
 
     def take(self, now: float) -> list[Piece]:
         """The next batch; empty where nothing waits. ``now`` is in seconds of any steady clock."""
-        self._again_is_next = not self._again_is_next
-        if self._again_is_next:
-            return self._take_new(now) or self._take_again()
-        return self._take_again() or self._take_new(now)
+        with self._lock:
+            self._again_is_next = not self._again_is_next
+            if self._again_is_next:
+                return self._take_new(now) or self._take_again()
+            return self._take_again() or self._take_new(now)
 
     def _take_again(self) -> list[Piece]:
         while self._again:
@@ -156,19 +161,21 @@ class Lanes:
 
     def waiting(self) -> Waiting:
         """What is in no batch yet; what nobody waits for any more is left out."""
-        jobs = [job for lane in (self._interactive, self._bulk) for job in lane if not job.abandoned]
-        again = [piece for batch in self._again for piece in batch if not piece.job.abandoned]
+        with self._lock:
+            jobs = [job for lane in (self._interactive, self._bulk) for job in lane if not job.abandoned]
+            again = [piece for batch in self._again for piece in batch if not piece.job.abandoned]
         tokens = sum(job.tokens_waiting for job in jobs) + sum(len(ids) for piece in again for ids in piece.inputs())
         submitted = [job.submitted for job in (*jobs, *(piece.job for piece in again))]
         return Waiting(tokens, min(submitted, default=None))
 
     def drop_all(self) -> list[Job]:
         """Empty the lanes and return what was in them."""
-        jobs = [*self._interactive, *self._bulk, *(piece.job for batch in self._again for piece in batch)]
-        self._interactive.clear()
-        self._bulk.clear()
-        self._again.clear()
-        return jobs
+        with self._lock:
+            jobs = [*self._interactive, *self._bulk, *(piece.job for batch in self._again for piece in batch)]
+            self._interactive.clear()
+            self._bulk.clear()
+            self._again.clear()
+            return jobs
 
 
 def take_batch(queue: deque[Job], max_tokens: int) -> list[Piece]:

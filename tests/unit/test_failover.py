@@ -10,7 +10,7 @@ import pytest
 
 from launcher.engines.base import Batch, Engine, Vectors
 from launcher.errors import EngineError, NotReady, WorkerLost
-from launcher.scheduling import batcher as batcher_module
+from launcher.scheduling import feeds
 from launcher.scheduling import quarantine as quarantine_module
 from launcher.scheduling.batcher import Batcher
 from launcher.scheduling.quarantine import FORGET_AFTER_S, MAX_INPUTS, Quarantine
@@ -64,7 +64,7 @@ class Fragile(Engine):
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batcher_module, "LOSS_PAUSE_S", 0.0)
+    monkeypatch.setattr(feeds, "LOSS_PAUSE_S", 0.0)
     monkeypatch.setattr(quarantine_module, "SAME_MOMENT_S", 0.0)
 
 
