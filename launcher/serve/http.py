@@ -44,7 +44,9 @@ class HttpServer(uvicorn.Server):
         certificate: Certificate | None,
     ) -> None:
         super().__init__(
-            uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False),
+            uvicorn.Config(
+                app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False, proxy_headers=False
+            ),
         )
         self.config.load()
         self.server_state: Connections = Connections()

@@ -9,6 +9,7 @@ import struct
 import termios
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
@@ -20,7 +21,7 @@ from launcher.gateway.access import AccessLog, new_request_id
 from launcher.gateway.door import Door
 from launcher.gateway.errors import error_response
 from launcher.gateway.reply import Header, JsonReply
-from launcher.serve.writes import WholeWrites
+from launcher.serve.cycle import Cycle
 from launcher.telemetry.lines import Event
 
 log = logging.getLogger("launcher.access")
@@ -153,10 +154,7 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             raise MalformedRequest(f"more than {MAX_PIPELINED} requests were sent ahead of their replies")
         if not (self._may_answer_at_once() and (reply := self._refusal_at_the_door())):
-            super().on_headers_complete()
-            # A reply to HEAD has nothing else.
-            if self.scope["method"] != "HEAD":
-                self.cycle.transport = WholeWrites(self.transport)  # type: ignore[assignment]
+            self._begin_request()
             return
         self.scope["method"] = "POST"
         self.cycle = Answered()  # type: ignore[assignment]
@@ -165,6 +163,36 @@ class HttpProtocol(HttpToolsProtocol):
         self._last = self.expect_100_continue or not keeps
         self._since = self.loop.time()
         self.transport.write(whole_reply(reply, self.server_state.default_headers, close=self._last))
+
+    def _begin_request(self) -> None:
+        """As uvicorn does it, for what this server has of it."""
+        version = self.parser.get_http_version()
+        target = httptools.parse_url(self.url)
+        path = target.path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = target.path
+        self.scope["query_string"] = target.query or b""
+        waits = self._answering()
+        self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if waits:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+        else:
+            self._start_asgi_task(self.cycle, self.app)
 
     def _may_answer_at_once(self) -> bool:
         """Not before the replies that are due, nor to who takes none of them, nor where the parser will leave out the body."""
