@@ -32,7 +32,9 @@ from launcher.engines.sglang.plugin.hooks import (
     register,
     untested_reason,
 )
+from launcher.engines.sglang.plugin.linear import ACTIVATIONS, Linear, PackedLinear, can_pack
 from launcher.engines.sglang.plugin.models.bert import BertModel, checkpoint_name
+from launcher.engines.sglang.plugin.segments import segments_of
 from tests.support.checkpoints import write_checkpoint
 from tests.unit.test_packaging import SGLANG
 
@@ -72,11 +74,18 @@ class Model:
             hidden = [self._reference(torch.tensor([text])).last_hidden_state[0] for text in inputs]
         return normalize(torch.stack([POOLED[self.pooling](rows) for rows in hidden]), dim=-1)
 
-    def encoder(self, dtype: torch.dtype = torch.float32, weights: Mapping[str, torch.Tensor] | None = None) -> BertModel:
-        """Built as SGLang builds it: under a default precision, then loaded."""
+    def encoder(
+        self,
+        dtype: torch.dtype = torch.float32,
+        weights: Mapping[str, torch.Tensor] | None = None,
+        device: str = "cpu",
+        pooling: str | None = None,
+    ) -> BertModel:
+        """Built as SGLang builds it: under a default precision and device, then loaded."""
         torch.set_default_dtype(dtype)
         try:
-            model = BertModel(config=self.config, quant_config=None, pooling=self.pooling)
+            with torch.device(device):
+                model = BertModel(config=self.config, quant_config=None, pooling=pooling or self.pooling)
         finally:
             torch.set_default_dtype(torch.float32)
         model.load_weights((self.weights if weights is None else weights).items())
@@ -93,6 +102,14 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[st
         return Model(path, pooling)
 
     yield {pooling: model(pooling) for pooling in POOLED}
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """An encoder takes as all threads what is set when it is built, and sets what it uses."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def batch_of(inputs: list[list[int]]) -> Batch:
@@ -131,7 +148,7 @@ def test_vectors_equal_transformers_in_float32(
     checkpoints: Mapping[str, Model], pooling: str, dtype: torch.dtype, device: str
 ) -> None:
     model = checkpoints[pooling]
-    encoder = model.encoder(dtype).to(device)
+    encoder = model.encoder(dtype, device=device)
     # On a GPU all together are too many tokens for a CUDA graph, and each alone runs in the smallest that holds it.
     for inputs in (texts(), *([text] for text in texts())):
         rows = run(encoder, inputs)
@@ -146,6 +163,48 @@ def test_a_vector_is_the_same_alone_in_a_batch_and_by_sglangs_own_path(checkpoin
     together = run(encoder, inputs)
     assert cosine(together, torch.cat([run(encoder, [text]) for text in inputs])) > 0.99999
     assert cosine(together, run_as_sglang(encoder, inputs)) > 0.99999
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("pooling", ["cls", "last"])
+def test_the_last_layer_gives_kept_tokens_what_it_gives_them_among_all(
+    checkpoints: Mapping[str, Model], pooling: str, dtype: torch.dtype
+) -> None:
+    model, inputs = checkpoints[pooling], texts()
+    whole = model.encoder(dtype, pooling="mean")
+    segments = segments_of(batch_of(inputs), vocab_size=21128, max_tokens=512)
+    with torch.inference_mode():
+        ids, positions = torch.from_numpy(segments.ids), torch.from_numpy(segments.positions)
+        hidden = whole.hidden_states(ids, positions, attention.grouped_attention(segments))
+    assert len(hidden) == sum(LENGTHS)
+    rows = [POOLED[pooling](hidden[segments.bounds[i] : segments.bounds[i + 1]].float()) for i in segments.rows]
+    assert cosine(run(model.encoder(dtype), inputs), normalize(torch.stack(rows), dim=-1)) > 0.9999
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_packed_layer_computes_what_the_plain_one_does(name: str) -> None:
+    plain = Linear(torch.randn(128, 512).bfloat16(), torch.randn(512).bfloat16())
+    if not can_pack(plain.weight):
+        pytest.skip("this CPU has no arithmetic in bfloat16")
+    packed, activation = PackedLinear(plain), ACTIVATIONS[name]
+    # Of another number of rows than the weights were packed for, and of one.
+    for rows in (700, 1):
+        x, residual = torch.randn(rows, 128).bfloat16(), torch.randn(rows, 512).bfloat16()
+        sums = x.float() @ plain.transposed.float() + plain.bias.float()
+        for got, exact in (
+            (packed(x), sums),
+            (packed.activated(x, activation), activation.apply(sums)),
+            (packed.added(x, residual), sums + residual.float()),
+        ):
+            torch.testing.assert_close(got.float(), exact, rtol=2**-7, atol=0.01)
+
+
+def test_few_tokens_are_computed_by_one_thread_and_many_by_all(checkpoints: Mapping[str, Model]) -> None:
+    torch.set_num_threads(2)
+    encoder = checkpoints["cls"].encoder()
+    for inputs, threads in (([[CLS, SEP]], 1), ([[CLS] * 512] * 2, 2), ([[CLS, SEP]] * 2, 1)):
+        run(encoder, inputs)
+        assert torch.get_num_threads() == threads
 
 
 BAD = pytest.mark.parametrize("bad", [[CLS, 21128, SEP], [CLS, -1], [CLS] * 513], ids=["too-large", "negative", "too-long"])
@@ -178,7 +237,8 @@ def test_attention_runs_once_per_distinct_length_and_layer(
 
     monkeypatch.setattr(attention, "scaled_dot_product_attention", counted)
     run(checkpoints["cls"].encoder(), [[CLS, 7, SEP]] * 40 + [[CLS, SEP]] * 20)
-    assert calls == [(20, 2, 2, 64), (40, 2, 3, 64)] * 2
+    # In the last layer, only the first token of each text asks.
+    assert calls == [(20, 2, 2, 64), (40, 2, 3, 64), (20, 2, 1, 64), (40, 2, 1, 64)]
 
 
 def test_a_checkpoint_of_a_masked_language_model_loads(checkpoints: Mapping[str, Model]) -> None:
@@ -236,7 +296,7 @@ def test_an_unknown_pooling_is_refused(checkpoints: Mapping[str, Model]) -> None
 def test_on_a_gpu_small_batches_run_as_cuda_graphs_and_large_ones_do_not(
     checkpoints: Mapping[str, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = checkpoints["cls"].encoder(torch.float16).cuda()
+    encoder = checkpoints["cls"].encoder(torch.float16, device="cuda")
     small, large = texts()[:1], texts()
     captured = run(encoder, small)
 

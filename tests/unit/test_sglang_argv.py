@@ -106,6 +106,11 @@ def test_threads_of_a_cpu_worker_do_not_spin_for_each_other() -> None:
     assert "OMP_WAIT_POLICY" not in worker_env(GPU)
 
 
+def test_a_cpu_worker_keeps_memory_between_the_steps_of_a_batch() -> None:
+    assert int(worker_env(CPU)["MALLOC_MMAP_THRESHOLD_"]) < int(worker_env(CPU)["MALLOC_TRIM_THRESHOLD_"])
+    assert "MALLOC_TRIM_THRESHOLD_" not in worker_env(GPU)
+
+
 @pytest.mark.parametrize("spec", [CPU, GPU], ids=["cpu", "cuda"])
 def test_sglang_prepares_no_attention_and_captures_no_graphs(spec: WorkerSpec) -> None:
     assert value(spec, "--attention-backend") == "torch_native"

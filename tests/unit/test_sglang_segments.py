@@ -27,6 +27,15 @@ def test_texts_are_laid_shortest_first() -> None:
     assert segments.bounds.tolist() == [0, 1, 2, 4, 7]
 
 
+def test_texts_of_equal_length_stay_in_order() -> None:
+    segments = split([1, 2, 3], [4, 5, 6])
+    assert segments.lengths.tolist() == [3, 3]
+    assert segments.ids.tolist() == [1, 2, 3, 4, 5, 6]
+    assert segments.positions.tolist() == [0, 1, 2, 0, 1, 2]
+    assert segments.bounds.tolist() == [0, 3, 6]
+    assert segments.rows.tolist() == [0, 1]
+
+
 def test_rows_lead_back_to_the_callers_order() -> None:
     texts = ([1, 2, 3], [4], [5, 6], [7, 8, 9])
     assert texts_in_order(split(*texts)) == list(texts)

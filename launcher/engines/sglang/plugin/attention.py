@@ -1,11 +1,12 @@
 """Attention within each text of a packed batch; nothing is padded and no text sees another.
 
-Both take query, key and value as [n_tokens, heads, head_dim] and return the same shape.
+Both take query, key and value as [n_tokens, heads, head_dim] and return the query's shape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,21 +30,26 @@ def has_varlen(weight: torch.Tensor) -> bool:
 
 
 def grouped_attention(segments: Segments) -> Attend:
-    """One call per distinct length: neighbours of equal length are a rectangle, so a view and not a copy."""
+    """One call per distinct length: neighbours of equal length are a rectangle, so a view and not a copy.
+
+    Takes queries of all tokens, or of one token of each text.
+    """
+    if segments.lengths[0] == segments.lengths[-1]:
+        return partial(_equally_long, len(segments.lengths))
     lengths, counts = np.unique(segments.lengths, return_counts=True)
-    groups = list(zip(lengths.tolist(), counts.tolist(), strict=True))
+    tokens, texts = (lengths * counts).tolist(), counts.tolist()
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        context = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-        start = 0
-        for length, count in groups:
-            rows = slice(start, start + length * count)
-            q, k, v = (x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (query, key, value))
-            context[rows].unflatten(0, (count, length)).copy_(scaled_dot_product_attention(q, k, v).transpose(1, 2))
-            start = rows.stop
-        return context
+        queries = query.split(tokens if len(query) == len(key) else texts)
+        groups = zip(texts, queries, key.split(tokens), value.split(tokens), strict=True)
+        return torch.cat([_equally_long(*group) for group in groups])
 
     return attend
+
+
+def _equally_long(texts: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    q, k, v = (x.unflatten(0, (texts, -1)).transpose(1, 2) for x in (query, key, value))
+    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
 
 
 def varlen_attention(bounds: torch.Tensor, longest: int) -> Attend:

@@ -8,14 +8,18 @@ from torch.nn.functional import normalize
 POOLINGS = ("cls", "mean", "last")
 
 
-def pool(hidden: torch.Tensor, bounds: torch.Tensor, pooling: str) -> torch.Tensor:
-    """``hidden`` [n_tokens, dim], text i at ``bounds[i]:bounds[i + 1]`` -> float32 [n_texts, dim], L2-normalised."""
-    if pooling == "cls":
-        pooled = hidden[bounds[:-1]].float()
-    elif pooling == "last":
-        pooled = hidden[bounds[1:] - 1].float()
-    else:
+def kept_tokens(bounds: torch.Tensor, pooling: str) -> torch.Tensor | None:
+    """[n_texts]: the place of the token that stands for each text at ``bounds[i]:bounds[i + 1]``. None where all do."""
+    if pooling == "mean":
+        return None
+    return bounds[:-1] if pooling == "cls" else bounds[1:] - 1
+
+
+def pool(states: torch.Tensor, bounds: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
+    """``states`` of the tokens ``kept``, or of all, [n_tokens, dim] -> float32 [n_texts, dim], L2-normalised."""
+    states = states.float()
+    if kept is None:
         # Per text: a running sum over the whole batch, as SGLang's own MEAN takes, loses digits. unsafe: the check of the
         # lengths would wait for the GPU.
-        pooled = torch.segment_reduce(hidden.float(), "mean", lengths=bounds.diff(), unsafe=True)
-    return normalize(pooled, dim=-1)
+        states = torch.segment_reduce(states, "mean", lengths=bounds.diff(), unsafe=True)
+    return normalize(states, dim=-1)

@@ -38,6 +38,10 @@ def segments_of(batch: Batch, *, vocab_size: int, max_tokens: int) -> Segments:
 
 
 def _shortest_first(ids: Ints, lengths: Ints) -> Segments:
+    count, length = len(lengths), lengths[0]
+    if (lengths == length).all():
+        # As they stand; a single text always does.
+        return Segments(ids, np.tile(np.arange(length), count), lengths, np.arange(count + 1) * length, np.arange(count))
     order = np.argsort(lengths, kind="stable")
     rows = np.empty_like(order)
     rows[order] = np.arange(len(order))

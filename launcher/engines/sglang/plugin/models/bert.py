@@ -7,7 +7,7 @@ pooler head. Weights are read under the names of published checkpoints.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,60 +16,21 @@ import torch
 from numpy.typing import NDArray
 from sglang.srt.layers.pooler import EmbeddingPoolerOutput
 from torch import nn
-from torch.nn import functional
 
 from launcher.engines.base import Batch, Vectors
 from launcher.engines.sglang.plugin.attention import Attend, attention_for, has_varlen
 from launcher.engines.sglang.plugin.graphs import Graphs
-from launcher.engines.sglang.plugin.pooling import POOLINGS, pool
+from launcher.engines.sglang.plugin.layers import BertLayer, LastLayer
+from launcher.engines.sglang.plugin.linear import ACTIVATIONS, can_pack
+from launcher.engines.sglang.plugin.pooling import POOLINGS, kept_tokens, pool
 from launcher.engines.sglang.plugin.segments import Segments, segments_of
+from launcher.engines.sglang.plugin.threads import threads_for
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_new": partial(functional.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
-    "relu": functional.relu,
-}
 # Heads of the pre-training task, and a buffer of old versions of transformers: no part of an embedding.
 UNUSED_PREFIXES = ("pooler.", "cls.")
 UNUSED_NAMES = ("embeddings.position_ids",)
 
-linear = partial(nn.utils.skip_init, nn.Linear)
 embedding = partial(nn.utils.skip_init, nn.Embedding)
-
-
-class BertLayer(nn.Module):  # type: ignore[misc]
-    def __init__(self, config: Any) -> None:
-        super().__init__()
-        hidden, inner, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
-        device = torch.get_default_device()
-        self.heads = config.num_attention_heads
-        self.activation = ACTIVATIONS[config.hidden_act]
-        # Query, key and value as one product.
-        self.qkv = linear(hidden, 3 * hidden, device=device)
-        self.attention_output = linear(hidden, hidden, device=device)
-        self.attention_norm = nn.LayerNorm(hidden, eps=eps)
-        self.intermediate = linear(hidden, inner, device=device)
-        self.output = linear(inner, hidden, device=device)
-        self.output_norm = nn.LayerNorm(hidden, eps=eps)
-
-    def forward(self, hidden: torch.Tensor, attend: Attend) -> torch.Tensor:
-        query, key, value = self.qkv(hidden).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        attended = self.attention_output(attend(query, key, value).flatten(1))
-        hidden = self.attention_norm(hidden + attended)
-        return self.output_norm(hidden + self.output(self.activation(self.intermediate(hidden))))
-
-    def slots(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Each name below ``encoder.layer.N.`` in a checkpoint, and the tensor that takes its weight."""
-        for kind in ("weight", "bias"):
-            thirds = getattr(self.qkv, kind).chunk(3)
-            for part, third in zip(("query", "key", "value"), thirds, strict=True):
-                yield f"attention.self.{part}.{kind}", third
-            yield f"attention.output.dense.{kind}", getattr(self.attention_output, kind)
-            yield f"attention.output.LayerNorm.{kind}", getattr(self.attention_norm, kind)
-            yield f"intermediate.dense.{kind}", getattr(self.intermediate, kind)
-            yield f"output.dense.{kind}", getattr(self.output, kind)
-            yield f"output.LayerNorm.{kind}", getattr(self.output_norm, kind)
 
 
 class BertModel(nn.Module):  # type: ignore[misc]
@@ -85,7 +46,12 @@ class BertModel(nn.Module):  # type: ignore[misc]
         self.positions = embedding(config.max_position_embeddings, config.hidden_size, device=device)
         self.token_types = embedding(config.type_vocab_size, config.hidden_size, device=device)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
+        # FlashAttention over packed texts gets as many queries as keys.
+        keeps_one = self.pooling != "mean" and not has_varlen(self.words.weight)
+        kinds = [BertLayer] * (config.num_hidden_layers - 1) + [LastLayer if keeps_one else BertLayer]
+        self.layers = nn.ModuleList(kind(config) for kind in kinds)
+        # What SGLang chose, or the operator.
+        self.threads = torch.get_num_threads()
         self.requires_grad_(False)
         self.graphs: Graphs | None = None
 
@@ -110,15 +76,22 @@ class BertModel(nn.Module):  # type: ignore[misc]
         """Unit vectors in the order of the batch. Raises ``ValueError`` for a batch that this model does not take."""
         return np.asarray(self._rows(batch).cpu())
 
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _rows(self, batch: Batch) -> torch.Tensor:
         limit = self.config.max_position_embeddings
         segments = segments_of(batch, vocab_size=self.config.vocab_size, max_tokens=limit)
-        hidden = self._graphed(segments)
-        if hidden is None:
-            ids, positions = self._on_device(segments.ids, segments.positions)
-            hidden = self.hidden_states(ids, positions, attention_for(segments, self.words.weight))
+        if self.words.weight.device.type == "cpu":
+            torch.set_num_threads(threads_for(len(segments.ids), self.layers[0].weights, self.threads))
         bounds, rows = self._on_device(segments.bounds, segments.rows)
-        return pool(hidden, bounds, self.pooling)[rows]
+        kept = kept_tokens(bounds, self.pooling)
+        return pool(self._states(segments, kept), bounds, kept)[rows]
+
+    def _states(self, segments: Segments, kept: torch.Tensor | None) -> torch.Tensor:
+        hidden = self._graphed(segments)
+        if hidden is not None:
+            return hidden if kept is None else hidden[kept]
+        ids, positions = self._on_device(segments.ids, segments.positions)
+        return self.hidden_states(ids, positions, attention_for(segments, self.words.weight), kept)
 
     def _rows_or_nan(self, text: Batch) -> torch.Tensor:
         try:
@@ -126,12 +99,15 @@ class BertModel(nn.Module):  # type: ignore[misc]
         except ValueError:
             return torch.full((1, self.config.hidden_size), torch.nan, device=self.words.weight.device)
 
-    def hidden_states(self, ids: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """[n_tokens, dim] for token ids and positions [n_tokens]."""
-        hidden = self.norm(self.words(ids) + self.positions(positions) + self.token_types.weight[0])
-        for layer in self.layers:
+    def hidden_states(
+        self, ids: torch.Tensor, positions: torch.Tensor, attend: Attend, kept: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[n_tokens, dim] for token ids and positions [n_tokens]; or [n_kept, dim], of the tokens at the places ``kept``."""
+        hidden = self.norm(self.words(ids).add_(self.positions(positions)))
+        *body, last = self.layers
+        for layer in body:
             hidden = layer(hidden, attend)
-        return hidden
+        return last(hidden, attend, kept)
 
     def _graphed(self, segments: Segments) -> torch.Tensor | None:
         if self.graphs is None and has_varlen(self.words.weight):
@@ -158,7 +134,16 @@ class BertModel(nn.Module):  # type: ignore[misc]
             slot.copy_(weight)
         if slots:
             raise ValueError(f"the checkpoint lacks {len(slots)} weights, the first of them {min(slots)!r}")
-        return {name for name, _ in self.named_parameters()}
+        loaded = {name for name, _ in self.named_parameters()}
+        self._settle()
+        return loaded
+
+    def _settle(self) -> None:
+        # Every token is of type 0: types tell two texts of a pair apart, and an input is one text.
+        self.positions.weight += self.token_types.weight[0]
+        if can_pack(self.words.weight):
+            for layer in self.layers:
+                layer.pack()
 
     def _slots(self) -> Iterator[tuple[str, torch.Tensor]]:
         yield "embeddings.word_embeddings.weight", self.words.weight
