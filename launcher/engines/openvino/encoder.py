@@ -37,7 +37,7 @@ class Encoder:
         self._dimensions = checkpoint.dimensions
         self._run_cost = run_cost(checkpoint.shape.hidden_size)
         # Kept: OpenVINO goes on reading the mapping, and Python must not end it.
-        mapped = MappedWeights(checkpoint.weights)
+        mapped = MappedWeights(checkpoint.weights, bfloat16_tables=dtype == "bfloat16")
         self._weights = Int8Weights(mapped) if weights == "int8" else mapped
         graph = build_bert(checkpoint.shape, self._weights, keep_all=self._pooling == "mean")
         try:

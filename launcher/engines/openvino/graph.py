@@ -31,6 +31,10 @@ HIDDEN_PAIR = -1e9
 class Weights(Protocol):
     def float32(self, name: str, *shape: int) -> ov.Node: ...
 
+    def table(self, name: str, rows: int, width: int) -> ov.Node:
+        """To take rows from; float32 or bfloat16."""
+        ...
+
     def matrix(self, name: str, outputs: int, inputs: int) -> ov.Node:
         """Of a linear layer; float32 too, whatever it is stored as."""
         ...
@@ -74,11 +78,12 @@ class _Bert:
 
     def _embed(self, ids: ov.Node, positions: ov.Node) -> ov.Node:
         shape = self._shape
-        words = self._table("word", shape.vocab_size)
-        places = self._table("position", shape.max_position_embeddings)
+        word_table = self._weights.table("embeddings.word_embeddings.weight", shape.vocab_size, shape.hidden_size)
+        words = op.convert(op.gather(word_table, ids, _int(0)), "f32")
+        places = op.gather(self._vectors("position", shape.max_position_embeddings), positions, _int(0))
         # Every token is of type 0: types tell two texts of a pair apart, and an input is one text.
-        kind = op.gather(self._table("token_type", shape.type_vocab_size), _ints(0), _int(0))
-        embedded = op.add(op.add(op.gather(words, ids, _int(0)), kind), op.gather(places, positions, _int(0)))
+        kind = op.gather(self._vectors("token_type", shape.type_vocab_size), _ints(0), _int(0))
+        embedded = op.add(op.add(words, kind), places)
         return self._norm("embeddings", embedded)
 
     def _layer(self, name: str, hidden: ov.Node, rows_of_heads: ov.Node, bias: ov.Node, kept: Sequence[ov.Node]) -> ov.Node:
@@ -99,7 +104,7 @@ class _Bert:
         widened = self._activation(self._linear(f"{name}.intermediate.dense", hidden, size, inner))
         return self._norm(f"{name}.output", op.add(hidden, self._linear(f"{name}.output.dense", widened, inner, size)))
 
-    def _table(self, name: str, rows: int) -> ov.Node:
+    def _vectors(self, name: str, rows: int) -> ov.Node:
         return self._weights.float32(f"embeddings.{name}_embeddings.weight", rows, self._shape.hidden_size)
 
     def _linear(self, name: str, x: ov.Node, inputs: int, outputs: int) -> ov.Node:

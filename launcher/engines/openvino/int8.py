@@ -32,6 +32,9 @@ class Int8Weights:
     def float32(self, name: str, *shape: int) -> ov.Node:
         return self._weights.float32(name, *shape)
 
+    def table(self, name: str, rows: int, width: int) -> ov.Node:
+        return self._weights.table(name, rows, width)
+
     def matrix(self, name: str, outputs: int, inputs: int) -> ov.Node:
         quantized, scales = quantize(self._weights.array(name, outputs, inputs))
         try:

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint as nodes of a graph, mapped from a file: OpenVINO reads them there and nothing is copied.
+"""The tensors of a checkpoint as nodes of a graph. Matrices are mapped from a file: OpenVINO reads them there, once.
 
 The file format is an 8-byte length, a JSON header and the tensors' bytes (https://github.com/huggingface/safetensors#format).
 The ``safetensors`` package would copy each tensor into memory of its own, and has no bfloat16 for numpy.
@@ -19,10 +19,13 @@ from typing import IO
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
+from openvino import opset15 as op
 
 from launcher.errors import ModelError
 
 READABLE = ("F32", "F16", "BF16")
+# Rows of a table that are rounded at a time; more at once would leave more behind in the heap.
+ROUNDED_ROWS = 512
 # BertForMaskedLM and its kin keep the encoder under this name.
 WRAPPER_PREFIX = "bert."
 # What LayerNorm's parameters were called in checkpoints converted from TensorFlow.
@@ -40,10 +43,14 @@ class Entry:
 
 
 class MappedWeights:
-    """Must outlive every graph built from it. Raises ``ModelError`` where the file is not what it should be."""
+    """Must outlive every graph built from it. Raises ``ModelError`` where the file is not what it should be.
 
-    def __init__(self, path: Path) -> None:
+    ``bfloat16_tables``: tables take half the memory, and rows are as near to the file as all else is in that precision.
+    """
+
+    def __init__(self, path: Path, *, bfloat16_tables: bool = False) -> None:
         self._path = path
+        self._bfloat16_tables = bfloat16_tables
         try:
             with path.open("rb") as file:
                 content = _map(file)
@@ -60,11 +67,14 @@ class MappedWeights:
         self._map = content
 
     def float32(self, name: str, *shape: int) -> ov.Node:
-        """``array`` as a constant."""
-        return ov.op.Constant(ov.Tensor(self.array(name, *shape), ov.Shape(shape), ov.Type.f32), shared_memory=True)
+        """A copy of ``array``: each touch of the file also brings in what lies around it, and around these lie matrices."""
+        return op.constant(self.array(name, *shape))
 
     def matrix(self, name: str, outputs: int, inputs: int) -> ov.Node:
-        return self.float32(name, outputs, inputs)
+        return self._mapped(name, outputs, inputs)
+
+    def table(self, name: str, rows: int, width: int) -> ov.Node:
+        return self._rounded(name, rows, width) if self._bfloat16_tables else self._mapped(name, rows, width)
 
     def array(self, name: str, *shape: int) -> NDArray[np.float32]:
         """A tensor of the encoder, read-only, float32 whatever it is stored as.
@@ -83,6 +93,17 @@ class MappedWeights:
         if entry.dtype != "F32":
             raise ModelError(f"{self._path}: {stored} is stored as {entry.dtype}; only {', '.join(READABLE)} can be read")
         return np.frombuffer(self._map, np.float32, count=math.prod(shape), offset=entry.start).reshape(shape)
+
+    def _mapped(self, name: str, *shape: int) -> ov.Node:
+        return ov.op.Constant(ov.Tensor(self.array(name, *shape), ov.Shape(shape), ov.Type.f32), shared_memory=True)
+
+    def _rounded(self, name: str, rows: int, width: int) -> ov.Node:
+        table = self.array(name, rows, width)
+        rounded = ov.Tensor(ov.Type.bf16, ov.Shape([rows, width]))
+        bits = np.frombuffer(rounded.data, np.uint16).reshape(rows, width)
+        for start in range(0, rows, ROUNDED_ROWS):
+            bits[start : start + ROUNDED_ROWS] = bfloat16_bits(table[start : start + ROUNDED_ROWS])
+        return ov.op.Constant(rounded, shared_memory=True)
 
     def forget_pages(self) -> None:
         """Take what has been read out of the process's memory; it comes back by itself when it is touched again."""
@@ -122,6 +143,13 @@ def _float32(stored: bytes, dtype: str) -> NDArray[np.float32]:
         # The upper half of a float32.
         return (np.frombuffer(stored, np.uint16).astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(stored, np.float16 if dtype == "F16" else np.float32).astype(np.float32)
+
+
+def bfloat16_bits(numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Rounded to the nearest, to even where two are as near. NaN is not looked at."""
+    bits = numbers.view(np.uint32)
+    rounded: NDArray[np.uint16] = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return rounded
 
 
 def _aliases(name: str) -> Iterator[str]:
