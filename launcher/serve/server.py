@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from launcher.compose import Parts
 from launcher.serve.http import HttpServer
+from launcher.serve.memory import release_unused
 from launcher.serve.reload import Reload
 from launcher.serve.signals import Signals
 from launcher.telemetry.registry import keep_fresh
@@ -41,6 +42,7 @@ async def run_server(
 
     def open_gates() -> None:
         spare_what_is_loaded()
+        release_unused()
         parts.readiness.serve(parts.faults, parts.pauses)
         on_ready()
 
