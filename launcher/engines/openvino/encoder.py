@@ -11,7 +11,7 @@ from launcher.config.schema import WeightFormat
 from launcher.engines.base import Batch, Vectors
 from launcher.engines.openvino.graph import build_bert
 from launcher.engines.openvino.int8 import Int8Weights
-from launcher.engines.openvino.pooling import kept_tokens, mean_states, unit_rows
+from launcher.engines.openvino.pooling import kept_tokens, mean_states, unit_rows, widened
 from launcher.engines.openvino.rows import Run, arrange, fill, padded, run_cost
 from launcher.engines.openvino.threads import usable_threads
 from launcher.engines.openvino.weights import MappedWeights
@@ -39,7 +39,7 @@ class Encoder:
         # Kept: OpenVINO goes on reading the mapping, and Python must not end it.
         mapped = MappedWeights(checkpoint.weights, bfloat16_tables=dtype == "bfloat16")
         self._weights = Int8Weights(mapped) if weights == "int8" else mapped
-        graph = build_bert(checkpoint.shape, self._weights, keep_all=self._pooling == "mean")
+        graph = build_bert(checkpoint.shape, self._weights, keep_all=self._pooling == "mean", states=PRECISIONS[dtype])
         try:
             compiled = ov.Core().compile_model(graph, "CPU", compile_options(dtype, threads))
         except RuntimeError as error:
@@ -77,7 +77,8 @@ class Encoder:
         # 2 cores of an Intel Xeon, 2026-11-22).
         request.start_async()
         request.wait()
-        result: Vectors = request.get_output_tensor(0).data
+        states = request.get_output_tensor(0)
+        result: Vectors = states.data if states.element_type == ov.Type.f32 else widened(states.data)
         return result
 
 

@@ -40,15 +40,18 @@ class Weights(Protocol):
         ...
 
 
-def build_bert(shape: BertShape, weights: Weights, *, keep_all: bool) -> ov.Model:
-    """The last hidden state, float32 [rows * width, hidden_size], of inputs laid into rows of equal width.
+def build_bert(shape: BertShape, weights: Weights, *, keep_all: bool, states: ov.Type = ov.Type.f32) -> ov.Model:
+    """The last hidden state, ``states`` [rows * width, hidden_size], of inputs laid into rows of equal width.
 
     Parameters, all int32: ``ids`` and ``positions`` [rows * width]; ``segments`` [rows, width], where tokens see each
     other if they stand in the same row and have the same number. Unless ``keep_all``, also ``kept`` [n]: the places in the
-    flattened rows whose states are wanted, float32 [n, hidden_size]; the last layer does without the others from its
+    flattened rows whose states are wanted, ``states`` [n, hidden_size]; the last layer does without the others from its
     attention on, where three quarters of its work lie. Raises ``ModelError`` where the weights lack a tensor.
+
+    OpenVINO keeps everything between the last matrix product and a float32 result in float32, whatever precision it is told;
+    with residual connections that is every sum and every norm. Only a bfloat16 result has them in bfloat16.
     """
-    return _Bert(shape, weights).build(keep_all)
+    return _Bert(shape, weights).build(keep_all, states)
 
 
 class _Bert:
@@ -57,7 +60,7 @@ class _Bert:
         self._weights = weights
         self._activation = ACTIVATIONS[shape.hidden_act]
 
-    def build(self, keep_all: bool) -> ov.Model:
+    def build(self, keep_all: bool, states: ov.Type) -> ov.Model:
         ids = op.parameter([-1], ov.Type.i32, name="ids")
         positions = op.parameter([-1], ov.Type.i32, name="positions")
         segments = op.parameter([-1, -1], ov.Type.i32, name="segments")
@@ -70,7 +73,7 @@ class _Bert:
         last = self._shape.num_hidden_layers - 1
         for i in range(last + 1):
             hidden = self._layer(f"encoder.layer.{i}", hidden, rows_of_heads, bias, kept if i == last else [])
-        return ov.Model([hidden], [ids, positions, segments, *kept], "bert")
+        return ov.Model([op.convert(hidden, states)], [ids, positions, segments, *kept], "bert")
 
     def _attention_bias(self, segments: ov.Node) -> ov.Node:
         same = op.equal(op.unsqueeze(segments, _ints(1, 3)), op.unsqueeze(segments, _ints(1, 2)))
