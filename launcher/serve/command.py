@@ -24,7 +24,6 @@ from launcher.gateway.keys import Keys
 from launcher.plan import Plan, make_plan
 from launcher.serve.descriptors import connections_each
 from launcher.serve.listen import announcer, bind, is_loopback
-from launcher.serve.memory import limit_heap
 from launcher.serve.parent import run_parent
 from launcher.serve.reload import LogSettings, Reload
 from launcher.serve.server import run_server
@@ -41,7 +40,6 @@ def serve(config: Config, source: ConfigSource, logs: Log) -> int:
     """Serve until SIGINT or SIGTERM. The exit status is 0 where every accepted request was answered."""
     # Until somebody is there to act on it; what it has to reload is read after that.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    limit_heap()
     secrets = take_secrets(config)
     read_endpoint(config.tracing.endpoint)
     certificate = read_certificate(config.server.tls)

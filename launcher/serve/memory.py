@@ -1,4 +1,4 @@
-"""Memory that would stay with the process for nothing: holes in glibc's heap, and pages of files that only the start needed."""
+"""Memory that would stay with the process for nothing: what is free in glibc's heap, and pages of files that only the start needed."""
 
 from __future__ import annotations
 
@@ -7,26 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# mallopt's numbers and what they are set to; https://man7.org/linux/man-pages/man3/mallopt.3.html
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-# What is larger gets pages of its own, which go back when it is freed. By default glibc raises this to 32 MB as it meets large
-# blocks, and then the holes that loading leaves between weights stay.
-OWN_PAGES = 1 << 20
-# At most this much stays free at the end of the heap.
-SPARE_HEAP = 4 << 20
-# By default each thread gets a heap of its own, with holes of its own.
-HEAPS = 1
-
 MADV_DONTNEED = 4
-
-
-def limit_heap() -> None:
-    """For all that is allocated from now on. Nothing happens where the C library is not glibc."""
-    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        return
-    libc.mallopt(M_ARENA_MAX, HEAPS)
-    libc.mallopt(M_MMAP_THRESHOLD, OWN_PAGES)
-    libc.mallopt(M_TRIM_THRESHOLD, SPARE_HEAP)
 
 
 def release_unused() -> None:

@@ -37,12 +37,11 @@ Swap:                  0 kB
 RELEASE = """
 import ctypes, re
 from pathlib import Path
-from launcher.serve.memory import limit_heap, release_unused
+from launcher.serve.memory import release_unused
 
 def resident_kb(kind):
     return int(re.search(kind + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
-limit_heap()
 import openvino
 before = resident_kb("RssFile")
 release_unused()

@@ -80,7 +80,7 @@ def test_a_rest_that_cannot_be_evened_out_gets_a_run_of_its_own() -> None:
 def test_places_are_padded_to_few_lengths() -> None:
     sizes = {count: len(padded(np.arange(count))) for count in range(1, MAX_RUN_TOKENS + 1)}
     assert all(count <= size <= max(count + 3, 1.5 * count) for count, size in sizes.items())
-    assert len(set(sizes.values())) < 32
+    assert len(set(sizes.values())) < 40
     assert padded(np.array([7, 9, 2, 4, 5])).tolist() == [7, 9, 2, 4, 5, 0, 0, 0]
 
 

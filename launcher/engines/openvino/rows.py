@@ -19,8 +19,9 @@ from launcher.engines.base import Batch
 SHARED_WIDTH = 144
 # Inputs of about one length fill rows of a few of them to within this part; others fill wide rows better.
 MAX_EMPTY_PART = 0.05
-# Bounds the memory of one run, which stays; twice as many tokens at once were 2 % faster in the shape of bge-large.
-MAX_RUN_TOKENS = 640
+# Bounds the memory of one run, which stays: 14 MB more than with 640 in the shape of bge-large, which takes 6 % less time so,
+# and a 2-layer model 15 % less; twice as many tokens at once are another 3 to 5 % (docs/performance.md).
+MAX_RUN_TOKENS = 1152
 # Another run of another shape costs this much in each layer (740 us in 2 layers), and a token 24 * hidden_size² operations, of
 # which so many are done in a second (both on 2 cores of an Intel Xeon in float32, 2026-11-21).
 RUN_S_PER_LAYER = 370e-6
