@@ -1,4 +1,4 @@
-"""Memory that would stay with the process for nothing: what is free in glibc's heap, and pages of files that only the start needed."""
+"""Memory that would stay with the process for nothing: free parts of the heap, pages of files that only the start needed."""
 
 from __future__ import annotations
 
