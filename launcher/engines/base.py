@@ -69,13 +69,13 @@ class Engine(Protocol):
 
 
 class Turn(Protocol):
-    """A batch that an engine computes in a thread of this process; told there what became of it."""
+    """A batch that an engine computes in a thread of this process; told in the event loop what became of it."""
 
     @property
     def batch(self) -> Batch: ...
 
-    def done(self, vectors: Vectors) -> None:
-        """``vectors`` as of ``Engine.run``."""
+    def done(self, vectors: Vectors, ended: float) -> None:
+        """``vectors`` as of ``Engine.run``; ``ended`` is by ``time.perf_counter``."""
         ...
 
     def failed(self, error: Exception) -> None:

@@ -140,7 +140,6 @@ class Turns:
         self._stopped = False
 
     def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._opening = asyncio.create_task(self._open(), name="batcher")
 
     async def _open(self) -> None:
@@ -172,7 +171,7 @@ class Turns:
             with self._taking:
                 self._taken = None if self._stopped else self._work.take()
                 if self._taken:
-                    return Turn(self._loop, self._work, self._taken)
+                    return Turn(self._work, self._taken)
             # In this order: what comes between the two is seen here or wakes the thread again, and at worst both.
             self._looking = False
             if self._stopped or not self._work.more():
@@ -183,16 +182,15 @@ class Turns:
 class Turn:
     """One batch in the engine's thread."""
 
-    __slots__ = ("_loop", "_taken", "_work", "batch")
+    __slots__ = ("_taken", "_work", "batch")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, work: Work, taken: Taken) -> None:
-        self._loop = loop
+    def __init__(self, work: Work, taken: Taken) -> None:
         self._work = work
         self._taken = taken
         self.batch = taken.batch
 
-    def done(self, vectors: Vectors) -> None:
-        self._loop.call_soon_threadsafe(self._work.done, self._taken, vectors, time.perf_counter())
+    def done(self, vectors: Vectors, ended: float) -> None:
+        self._work.done(self._taken, vectors, ended)
 
     def failed(self, error: Exception) -> None:
-        self._loop.call_soon_threadsafe(self._work.failed, self._taken, error)
+        self._work.failed(self._taken, error)

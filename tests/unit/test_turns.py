@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -42,16 +43,16 @@ class InThread(Engine):
         return None if self.up.is_set() else "not yet"
 
     def compute(self, next_turn: Callable[[], Turn | None]) -> Future[None]:
-        return self.threads.submit(self._compute, next_turn)
+        return self.threads.submit(self._compute, next_turn, asyncio.get_running_loop())
 
-    def _compute(self, next_turn: Callable[[], Turn | None]) -> None:
+    def _compute(self, next_turn: Callable[[], Turn | None], loop: asyncio.AbstractEventLoop) -> None:
         while turn := next_turn():
             try:
                 vectors = self._vectors(turn.batch)
             except EngineError as error:
-                turn.failed(error)
+                loop.call_soon_threadsafe(turn.failed, error)
             else:
-                turn.done(vectors)
+                loop.call_soon_threadsafe(turn.done, vectors, time.perf_counter())
 
     def _vectors(self, batch: Batch) -> Vectors:
         self.batches.append(batch.lengths.tolist())

@@ -68,10 +68,13 @@ class OpenVinoEngine:
             try:
                 encoded = self._encode_here(turn.batch)
             except Exception as error:
-                turn.failed(error)
+                loop.call_soon_threadsafe(turn.failed, error)
             else:
-                turn.done(encoded.vectors)
-                loop.call_soon_threadsafe(self._on_padding, encoded.padding)
+                loop.call_soon_threadsafe(self._tell, turn, encoded, time.perf_counter())
+
+    def _tell(self, turn: Turn, encoded: Encoded, ended: float) -> None:
+        turn.done(encoded.vectors, ended)
+        self._on_padding(encoded.padding)
 
     async def _encode(self, batch: Batch) -> Encoded:
         if self._unready_reason:
