@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -78,15 +77,18 @@ class Turn(Protocol):
         """``vectors`` as of ``Engine.run``; ``ended`` is by ``time.perf_counter``."""
         ...
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception, ended: float) -> None:
         """``error`` as ``Engine.run`` raises it."""
         ...
 
 
 @runtime_checkable
 class LocalEngine(Engine, Protocol):
-    """Computes in a thread of this process, one batch after the other."""
+    """Computes in a thread of this process, one batch after the other.
 
-    def compute(self, next_turn: Callable[[], Turn | None]) -> Future[None]:
-        """Have that thread ask ``next_turn`` for a batch again and again, until there is none."""
+    Its ``run`` waits in the same thread until ``next_turn`` has none left: who has the one has no use for the other.
+    """
+
+    def compute(self, next_turn: Callable[[], Turn | None]) -> None:
+        """Have that thread ask ``next_turn``, which raises nothing, for a batch again and again, until there is none."""
         ...

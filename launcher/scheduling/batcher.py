@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ class Batcher:
         self._last_end = 0.0
 
     def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._feed.start()
 
     async def stop(self) -> None:
@@ -82,7 +84,12 @@ class Batcher:
         if not pieces:
             return None
         started = time.perf_counter()
-        return Taken(pieces, self._pack(pieces), started)
+        try:
+            return Taken(pieces, self._pack(pieces), started)
+        except Exception as error:
+            # As if it had been computed, in smaller batches; futures are the event loop's.
+            self._loop.call_soon_threadsafe(self._try_again, pieces, error)
+            return None
 
     def more(self) -> bool:
         return bool(self._lanes)
@@ -90,7 +97,7 @@ class Batcher:
     def done(self, taken: Taken, vectors: Vectors, ended: float) -> None:
         pieces, batch, started = taken
         if len(vectors) != len(batch.lengths):
-            self.failed(taken, EngineError(f"the engine gave {len(vectors)} vectors for {len(batch.lengths)} inputs"))
+            self.failed(taken, EngineError(f"the engine gave {len(vectors)} vectors for {len(batch.lengths)} inputs"), ended)
             return
         _hand_out(vectors, pieces, started, ended - started)
         if self._quarantine:
@@ -100,23 +107,29 @@ class Batcher:
         self._last_end = ended
         self._on_batch(len(batch.lengths), len(batch.ids), ended - started, busy_s)
 
-    def failed(self, taken: Taken, error: Exception) -> None:
-        self._last_end = time.perf_counter()
-        inputs = [ids for piece in taken.pieces for ids in piece.inputs()]
+    def failed(self, taken: Taken, error: Exception, ended: float) -> None:
+        self._last_end = ended
+        self._try_again(taken.pieces, error)
+
+    def _try_again(self, pieces: Sequence[Piece], error: Exception) -> None:
+        if self._stopped:
+            _fail(pieces, NotReady("the server is shutting down"))
+            return
+        inputs = [ids for piece in pieces for ids in piece.inputs()]
         if isinstance(error, WorkerLost):
             # Also of those that nobody waits for any more: who gave up may ask again.
             for ids in inputs:
                 self._quarantine.note_loss(ids)
             if len(inputs) == 1 and self._quarantine.is_given_up(inputs[0]):
                 log.error("an input that workers were lost with again and again is given up")
-                _fail(taken.pieces, error)
+                _fail(pieces, error)
                 return
-        batches = another_try(taken.pieces, error)
+        batches = another_try(pieces, error)
         if batches:
             log.warning("a batch of %d inputs failed and is tried again in %d: %s", len(inputs), len(batches), error)
             self._put_back(batches)
         else:
-            _fail(taken.pieces, error)
+            _fail(pieces, error)
 
     def dropped(self, taken: Taken) -> None:
         _fail(taken.pieces, NotReady("the server is shutting down"))
@@ -142,7 +155,7 @@ def _hand_out(vectors: Vectors, pieces: Sequence[Piece], started: float, seconds
         rows = piece.stop - piece.start
         try:
             piece.job.accept(piece.start, vectors[row : row + rows], started, seconds)
-        except (MemoryError, ValueError) as error:
+        except Exception as error:
             # No room for its vectors, or others than those it has. The other jobs have theirs.
             piece.job.fail(EngineError(f"the vectors could not be taken over: {error}"))
         row += rows

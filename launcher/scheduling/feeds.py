@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from threading import Lock
 from typing import NamedTuple, Protocol
 
 from launcher.engines.base import Batch, Engine, LocalEngine, Vectors
 from launcher.errors import WorkerLost
 from launcher.scheduling.queue import Piece
+
+log = logging.getLogger(__name__)
 
 # From the loss of a worker to the next try of its batch. Where several are killed together, it would be lost with each.
 LOSS_PAUSE_S = 0.5
@@ -36,9 +38,11 @@ class Work(Protocol):
         """Whether something may be left to take; in any thread."""
         ...
 
-    def done(self, taken: Taken, vectors: Vectors, ended: float) -> None: ...
+    def done(self, taken: Taken, vectors: Vectors, ended: float) -> None:
+        """``ended`` is by ``time.perf_counter``, as in ``failed``."""
+        ...
 
-    def failed(self, taken: Taken, error: Exception) -> None: ...
+    def failed(self, taken: Taken, error: Exception, ended: float) -> None: ...
 
     def dropped(self, taken: Taken) -> None:
         """The feed has stopped meanwhile."""
@@ -107,9 +111,10 @@ class Slots:
             self._work.dropped(taken)
             raise
         except Exception as error:
+            ended = time.perf_counter()
             if isinstance(error, WorkerLost):
                 await self._pause(taken)
-            self._work.failed(taken, error)
+            self._work.failed(taken, error, ended)
         else:
             self._work.done(taken, vectors, time.perf_counter())
 
@@ -133,7 +138,8 @@ class Turns:
         self._opening: asyncio.Task[None] | None = None
         # Whether the thread will look for work again.
         self._looking = False
-        self._computing: Future[None] | None = None
+        # By a bug: nothing more is computed.
+        self._broken: Exception | None = None
         # Held while a batch is taken, so that none is between being taken and being known when all stops.
         self._taking = Lock()
         self._taken: Taken | None = None
@@ -144,12 +150,13 @@ class Turns:
 
     async def _open(self) -> None:
         await self._engine.available()
+        self._work.resumed()
         self.wake()
 
     def wake(self) -> None:
         if not self._looking and self._engine.unready_reason() is None:
             self._looking = True
-            self._computing = self._engine.compute(self._next)
+            self._engine.compute(self._next)
 
     async def stop(self) -> None:
         if self._opening:
@@ -161,36 +168,53 @@ class Turns:
             self._work.dropped(taken)
 
     def unready_reason(self) -> str | None:
-        ended = self._computing
-        failed = ended and ended.done() and ended.exception()
-        return f"the engine's thread has ended unexpectedly: {failed}" if failed else None
+        return f"the batcher has ended unexpectedly: {self._broken!r}" if self._broken else None
+
+    def broke(self, error: Exception) -> None:
+        log.error("a batch could not be taken or given back: a bug", exc_info=error)
+        self._broken = error
 
     def _next(self) -> Turn | None:
         """In the engine's thread."""
-        while True:
+        try:
+            return self._look()
+        except Exception as error:
+            self.broke(error)
+            return None
+
+    def _look(self) -> Turn | None:
+        while not self._broken:
             with self._taking:
                 self._taken = None if self._stopped else self._work.take()
                 if self._taken:
-                    return Turn(self._work, self._taken)
+                    return Turn(self, self._work, self._taken)
             # In this order: what comes between the two is seen here or wakes the thread again, and at worst both.
             self._looking = False
             if self._stopped or not self._work.more():
                 return None
             self._looking = True
+        return None
 
 
 class Turn:
     """One batch in the engine's thread."""
 
-    __slots__ = ("_taken", "_work", "batch")
+    __slots__ = ("_taken", "_turns", "_work", "batch")
 
-    def __init__(self, work: Work, taken: Taken) -> None:
+    def __init__(self, turns: Turns, work: Work, taken: Taken) -> None:
+        self._turns = turns
         self._work = work
         self._taken = taken
         self.batch = taken.batch
 
     def done(self, vectors: Vectors, ended: float) -> None:
-        self._work.done(self._taken, vectors, ended)
+        try:
+            self._work.done(self._taken, vectors, ended)
+        except Exception as error:
+            self._turns.broke(error)
 
-    def failed(self, error: Exception) -> None:
-        self._work.failed(self._taken, error)
+    def failed(self, error: Exception, ended: float) -> None:
+        try:
+            self._work.failed(self._taken, error, ended)
+        except Exception as bug:
+            self._turns.broke(bug)

@@ -28,21 +28,27 @@ class Cycle(RequestResponseCycle):
             await self.flow.drain()
         if self.disconnected:
             return
+        expected = "http.response.body" if self.response_started else "http.response.start"
+        if message["type"] != expected:
+            raise RuntimeError(f"the application sent {message['type']} in place of {expected}")
         if not self.response_started:
             self._begin(message["status"], [*self.default_headers, *message["headers"]])
         else:
             self._continue(message.get("body", b""), message.get("more_body", False))
 
     def _begin(self, status: int, headers: Sequence[Header]) -> None:
-        """Raises ``RuntimeError`` where a header would be taken for several."""
+        """Names are in lower case, as Starlette writes them. Raises ``RuntimeError`` where a header would be taken for several,
+        or says how the body is cut up, which is said here."""
         head = [STATUS_LINE[status]]
         length: int | None = None
         for name, value in headers:
             if name == b"content-length":
                 length = int(value)
             elif name == b"connection":
-                self.keep_alive = self.keep_alive and value.lower() != b"close"
+                self.keep_alive = self.keep_alive and b"close" not in value.lower()
                 continue
+            elif name == b"transfer-encoding":
+                raise RuntimeError("the application sent a transfer-encoding of its own")
             head.append(b"%b: %b\r\n" % (name, value))
         if not self.keep_alive:
             head.append(b"connection: close\r\n")
@@ -66,7 +72,8 @@ class Cycle(RequestResponseCycle):
         if self.scope["method"] == "HEAD":
             body = b""
         parts = self._chunk(body, more) if self.chunked_encoding else self._part(body, more)
-        self.transport.write(b"".join((self._head, *parts)))
+        # A piece of a long body goes as it is: to join it would copy it.
+        self.transport.write(b"".join((self._head, *parts)) if self._head or len(parts) != 1 else parts[0])
         self._head = b""
         if not more:
             self.response_complete = True

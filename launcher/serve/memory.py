@@ -17,12 +17,18 @@ def release_unused() -> None:
         return
     libc.malloc_trim(0)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    for start, stop in unwritten_file_pages(Path("/proc/self/smaps").read_text().splitlines()):
+    try:
+        mapped = Path("/proc/self/smaps").read_text().splitlines()
+    except OSError:
+        # Not every kernel, and not every container, shows it.
+        return
+    for start, stop in unwritten_library_pages(mapped):
         libc.madvise(start, stop - start, MADV_DONTNEED)
 
 
-def unwritten_file_pages(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
-    """Where files are mapped that this process cannot write to there, and has not: nothing of it can get lost.
+def unwritten_library_pages(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """Where libraries are mapped that this process cannot write to there, and has not: nothing of it can get lost. Of libraries
+    only, since they stay where they are: other files another thread may have unmapped by now, and have memory there.
 
     ``smaps`` are lines as of https://man7.org/linux/man-pages/man5/proc_pid_smaps.5.html.
     """
@@ -30,8 +36,8 @@ def unwritten_file_pages(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
     for line in smaps:
         first, *rest = line.split()
         if not first.endswith(":"):
-            readable_file = "w" not in rest[0] and rest[4:] and rest[4].startswith("/")
-            bounds, own_kb = first if readable_file else "", 0
+            library = "w" not in rest[0] and rest[4:] and ".so" in rest[-1].rpartition("/")[2]
+            bounds, own_kb = first if library else "", 0
         elif first == "Anonymous:":
             own_kb = int(rest[0])
         # Comes later; what was written before the mapping was made read-only may have been swapped out.

@@ -14,6 +14,7 @@ from launcher.config.load import ConfigSource
 from launcher.engines.shared import SharedEngine
 from launcher.plan import Plan
 from launcher.serve.listen import announcer
+from launcher.serve.memory import release_unused
 from launcher.serve.reload import LogSettings, Reload
 from launcher.serve.setup import Setup
 from launcher.serve.signals import Signals
@@ -58,7 +59,7 @@ async def run_parent(
         setup = Setup(plan, source, model, secrets, address, slots, max_connections, Path(folder))
         gateways = Gateways(names, partial(gateway_process, setup), hooks)
         loaded = asyncio.Event()
-        keeping = asyncio.create_task(keeper.run(loaded.set), name="engine")
+        keeping = asyncio.create_task(keeper.run(partial(begin, loaded)), name="engine")
         answering = asyncio.create_task(answer(shared, loaded), name="batches")
         accepting = asyncio.create_task(gateways.hand_out(listener), name="connections")
         on_ready = partial(announcer(plan.config), model, listener)
@@ -92,6 +93,11 @@ async def run_parent(
         # Raises what it ended of.
         task.result()
     return 0 if answered else 1
+
+
+def begin(loaded: asyncio.Event) -> None:
+    release_unused()
+    loaded.set()
 
 
 def gateway_slots(engine_slots: int, processes: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -40,14 +39,7 @@ class InProcess:
             started = time.perf_counter()
             await counted(self._self_test(self._engine.try_out), SERVER, self._hooks)
             log.info("self-test passed in %.1f s", time.perf_counter() - started)
-            return_freed_memory()
             on_ready()
             await asyncio.Event().wait()
         finally:
             await self._engine.stop()
-
-
-def return_freed_memory() -> None:
-    """To the system, what starting has used and freed. Only glibc keeps much of it, and only glibc has the call."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)

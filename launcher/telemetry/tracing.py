@@ -120,7 +120,7 @@ class Trace:
         self._began: dict[Stage, float] = {}
 
     def enter(self, stage: Stage, at: float) -> None:
-        """Only the first time counts: a stage may begin again, with another batch."""
+        """Only the first time counts: a stage may begin again, with another batch. In any thread."""
         self._began.setdefault(stage, at)
 
     def batch_ended(self, at: float) -> None:
@@ -147,8 +147,10 @@ class Trace:
         )
 
     def _end_stages(self, said: Mapping[str, object], ended: float) -> None:
-        times = [*self._began.values(), ended]
-        for stage, at, until in zip(self._began, times, times[1:], strict=False):
+        # A copy: where the client has gone, a batch may begin just now.
+        began = list(self._began.items())
+        ends = [*(at for _, at in began[1:]), ended]
+        for (stage, at), until in zip(began, ends, strict=True):
             if stage == "inference":
                 until = min(until, self._last_batch or until)
             elif stage in MEASURED and isinstance(measured_ms := said.get(f"{stage}_ms"), float):

@@ -124,6 +124,24 @@ async def test_a_header_with_a_line_break_is_not_sent(value: bytes) -> None:
     assert sent.writes == [] and not cycle.response_started
 
 
+async def test_a_transfer_encoding_of_the_application_is_not_sent() -> None:
+    cycle, _ = cycle_to(sent := Sent())
+    with pytest.raises(RuntimeError, match="transfer-encoding"):
+        await cycle.send(start((b"transfer-encoding", b"chunked")))
+    assert sent.writes == []
+
+
+@pytest.mark.parametrize("messages", [[body(b"x")], [start(), start()]], ids=["no head", "two heads"])
+async def test_a_reply_is_one_head_and_then_a_body(messages: list[dict[str, Any]]) -> None:
+    cycle, ended = cycle_to(sent := Sent())
+    *before, last = messages
+    for message in before:
+        await cycle.send(message)
+    with pytest.raises(RuntimeError, match=r"in place of http\.response"):
+        await cycle.send(last)
+    assert sent.writes == [] and ended == []
+
+
 async def test_who_has_gone_is_sent_nothing() -> None:
     sent = Sent()
     cycle, ended = cycle_to(sent)

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from launcher.engines.base import Batch, Engine, Turn, Vectors
 from launcher.errors import EngineError, NotReady
 from launcher.scheduling.batcher import Batcher, pack_batch
+from launcher.scheduling.feeds import Taken, Turns
 from launcher.scheduling.queue import Job, Piece
 
 pytestmark = pytest.mark.timeout(20)
@@ -42,15 +43,15 @@ class InThread(Engine):
     def unready_reason(self) -> str | None:
         return None if self.up.is_set() else "not yet"
 
-    def compute(self, next_turn: Callable[[], Turn | None]) -> Future[None]:
-        return self.threads.submit(self._compute, next_turn, asyncio.get_running_loop())
+    def compute(self, next_turn: Callable[[], Turn | None]) -> None:
+        self.threads.submit(self._compute, next_turn, asyncio.get_running_loop())
 
     def _compute(self, next_turn: Callable[[], Turn | None], loop: asyncio.AbstractEventLoop) -> None:
         while turn := next_turn():
             try:
                 vectors = self._vectors(turn.batch)
             except EngineError as error:
-                loop.call_soon_threadsafe(turn.failed, error)
+                loop.call_soon_threadsafe(turn.failed, error, time.perf_counter())
             else:
                 loop.call_soon_threadsafe(turn.done, vectors, time.perf_counter())
 
@@ -162,20 +163,99 @@ async def test_stopping_answers_everyone_and_computes_nothing_more(batcher: Batc
     assert engine.batches == [[1]]
 
 
-async def test_a_dead_thread_is_reported(engine: InThread) -> None:
-    def broken(pieces: Sequence[Piece]) -> Batch:
-        if len(pieces) > 1:
+async def test_a_batch_that_fails_as_the_server_stops_is_answered(batcher: Batcher, engine: InThread) -> None:
+    engine.gate.clear()
+    batcher.submit(job := job_of(1, 1, first=POISON))
+    assert engine.has_begun()
+    engine.gate.set()
+    # The failure is on its way to the event loop, which does not hear of it before the stop.
+    engine.threads.submit(lambda: None).result(DEADLINE_S)
+    await batcher.stop()
+    async with asyncio.timeout(DEADLINE_S):
+        with pytest.raises(NotReady, match="shutting down"):
+            await job.done
+
+
+async def test_what_cannot_be_made_a_batch_fails_as_what_cannot_be_computed(engine: InThread) -> None:
+    def small_ones(pieces: Sequence[Piece]) -> Batch:
+        if len(pieces) > 1 or len(pieces[0].job.inputs) > 1:
             raise MemoryError("no room")
         return pack_batch(pieces)
 
-    batcher = Batcher(engine, on_batch=lambda *_: None, pack=broken)
+    batcher = Batcher(engine, on_batch=lambda *_: None, pack=small_ones)
     batcher.start()
     engine.gate.clear()
-    batcher.submit(job_of(1))
+    batcher.submit(first := job_of(1))
     assert engine.has_begun()
-    batcher.submit(job_of(1))
-    batcher.submit(job_of(1))
+    jobs = [job_of(2), job_of(3), job_of(1, 1)]
+    for job in jobs:
+        batcher.submit(job)
     engine.gate.set()
-    await asyncio.to_thread(engine.threads.shutdown)
-    assert "ended unexpectedly: no room" in (batcher.unready_reason() or "")
+    async with asyncio.timeout(DEADLINE_S):
+        results = await asyncio.gather(*(job.done for job in (first, *jobs)), return_exceptions=True)
+    assert [type(result) for result in results] == [type(None)] * 3 + [MemoryError]
+    assert batcher.unready_reason() is None
     await batcher.stop()
+
+
+async def test_a_bug_on_the_way_back_is_reported(engine: InThread) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a bug")
+
+    batcher = Batcher(engine, on_batch=broken)
+    batcher.start()
+    await batcher.encode(job_of(1))
+    await asyncio.sleep(0)
+    assert "ended unexpectedly: ValueError('a bug')" in (batcher.unready_reason() or "")
+    await batcher.stop()
+
+
+async def test_vectors_that_are_none_fail_their_job(
+    batcher: Batcher, engine: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_vectors", lambda batch: np.zeros(len(batch.lengths), np.float32))
+    with pytest.raises(EngineError, match="could not be taken over"):
+        await batcher.encode(job_of(1))
+    assert batcher.unready_reason() is None
+
+
+class Scripted(Batcher):
+    """Its first look finds nothing, and just then something comes."""
+
+    turns: Turns
+
+    def __init__(self, engine: InThread) -> None:
+        super().__init__(engine, on_batch=lambda *_: None)
+        self.looks = 0
+        self.late = job_of(1)
+
+    def take(self) -> Taken | None:
+        self.looks += 1
+        taken = super().take()
+        if self.looks == 1:
+            assert taken is None
+            self._lanes.add(self.late)
+            # As ``submit`` does, while the thread still says that it is looking.
+            self.turns.wake()
+        return taken
+
+
+async def test_what_comes_between_two_looks_is_found(engine: InThread) -> None:
+    batcher = Scripted(engine)
+    batcher.turns = Turns(engine, batcher)
+    batcher.turns.wake()
+    async with asyncio.timeout(DEADLINE_S):
+        await batcher.late.done
+    await batcher.turns.stop()
+
+
+async def test_a_bug_in_the_thread_is_reported(engine: InThread) -> None:
+    class Broken(Batcher):
+        def take(self) -> Taken | None:
+            raise ValueError("a bug")
+
+    turns = Turns(engine, Broken(engine, on_batch=lambda *_: None))
+    assert turns.unready_reason() is None
+    turns.wake()
+    await asyncio.to_thread(engine.threads.shutdown)
+    assert "ended unexpectedly: ValueError('a bug')" in (turns.unready_reason() or "")

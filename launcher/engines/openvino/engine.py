@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from launcher.config.schema import WeightFormat
@@ -60,15 +60,15 @@ class OpenVinoEngine:
         """As ``run``, for batches that no request asked for."""
         return (await self._encode(batch)).vectors
 
-    def compute(self, next_turn: Callable[[], Turn | None]) -> Future[None]:
-        return self._threads.submit(self._compute, next_turn, asyncio.get_running_loop())
+    def compute(self, next_turn: Callable[[], Turn | None]) -> None:
+        self._threads.submit(self._compute, next_turn, asyncio.get_running_loop())
 
     def _compute(self, next_turn: Callable[[], Turn | None], loop: asyncio.AbstractEventLoop) -> None:
         while turn := next_turn():
             try:
                 encoded = self._encode_here(turn.batch)
             except Exception as error:
-                loop.call_soon_threadsafe(turn.failed, error)
+                loop.call_soon_threadsafe(turn.failed, error, time.perf_counter())
             else:
                 loop.call_soon_threadsafe(self._tell, turn, encoded, time.perf_counter())
 

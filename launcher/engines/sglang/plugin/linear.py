@@ -98,4 +98,6 @@ class PackedLinear(nn.Module):  # type: ignore[misc]
 def can_pack(weight: torch.Tensor) -> bool:
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
         return False
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # Not part of what torch promises: without them all is as right, and slower.
+    operators = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    return all(hasattr(torch.ops.mkldnn, name) for name in operators) and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

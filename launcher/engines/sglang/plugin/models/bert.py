@@ -52,6 +52,7 @@ class BertModel(nn.Module):  # type: ignore[misc]
         self.layers = nn.ModuleList(kind(config) for kind in kinds)
         # What SGLang chose, or the operator.
         self.threads = torch.get_num_threads()
+        self.settled = False
         self.requires_grad_(False)
         self.graphs: Graphs | None = None
 
@@ -120,7 +121,9 @@ class BertModel(nn.Module):  # type: ignore[misc]
         return [torch.from_numpy(numbers).to(device, non_blocking=True) for numbers in arrays]
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Take each weight of a checkpoint; raises ``ValueError`` on one that is missing, unknown or of another shape."""
+        """Take each weight of a checkpoint, once; raises ``ValueError`` on one that is missing, unknown or of another shape."""
+        if self.settled:
+            raise ValueError("the weights are loaded already and laid out for this machine; start a worker anew for others")
         slots = dict(self._slots())
         for name, weight in weights:
             key = checkpoint_name(name)
@@ -144,6 +147,7 @@ class BertModel(nn.Module):  # type: ignore[misc]
         if can_pack(self.words.weight):
             for layer in self.layers:
                 layer.pack()
+        self.settled = True
 
     def _slots(self) -> Iterator[tuple[str, torch.Tensor]]:
         yield "embeddings.word_embeddings.weight", self.words.weight
