@@ -104,10 +104,11 @@ def worker_env(spec: WorkerSpec, *, name: str, batches: str, key: str, counts: P
         # oneDNN keeps what it made for each shape, that is for each number of tokens in a batch: with its own limit of 1,024 a
         # 2-layer model grew by 490 MB in 5 minutes of mixed requests (2026-11-21). Batches of 1 to 32 equal texts need 128.
         env["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "128"
-        # Else the allocator gives large tensors back to the system after each step of a batch, and page faults take 15 to 28 %
-        # of the time of batches of 2,304 tokens and more (2-layer model, 2026-11-22).
-        env["MALLOC_MMAP_THRESHOLD_"] = str(32 << 20)
-        env["MALLOC_TRIM_THRESHOLD_"] = str(256 << 20)
+        # Else the allocator gives large tensors back to the system after each step of a batch, and page faults take a third of
+        # the time of a batch of 2,304 tokens (2-layer model, 2026-11-22). Four times as much was no faster there, and a worker
+        # grew by 40 MB in a minute of mixed requests.
+        env["MALLOC_MMAP_THRESHOLD_"] = str(16 << 20)
+        env["MALLOC_TRIM_THRESHOLD_"] = str(64 << 20)
     if spec.allow_untested_version:
         env["SGLEMBED_ALLOW_UNTESTED"] = "1"
     return env
