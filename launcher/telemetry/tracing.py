@@ -150,7 +150,7 @@ class Trace:
         # A copy: where the client has gone, a batch may begin just now.
         began = list(self._began.items())
         ends = [*(at for _, at in began[1:]), ended]
-        for (stage, at), until in zip(began, ends, strict=True):
+        for (stage, at), until in zip(began, ends, strict=False):
             if stage == "inference":
                 until = min(until, self._last_batch or until)
             elif stage in MEASURED and isinstance(measured_ms := said.get(f"{stage}_ms"), float):
